@@ -1,0 +1,9 @@
+//! The vocabulary that satellite, server and console share. Pure: no I/O, no clock, no randomness.
+
+pub mod ids;
+pub mod names;
+pub mod observation;
+pub mod ports;
+pub mod scope;
+pub mod services;
+pub mod targets;
