@@ -1,5 +1,7 @@
 //! The vocabulary that satellite, server and console share. Pure: no I/O, no clock, no randomness.
 
+pub mod addresses;
+pub mod document;
 pub mod ids;
 pub mod names;
 pub mod observation;

@@ -1,8 +1,14 @@
 //! Port sets and nmap's port syntax.
 
+mod syntax;
+#[cfg(test)]
+mod tests;
+
 use crate::observation::Protocol;
 use std::fmt;
 use std::ops::RangeInclusive;
+
+pub use syntax::{MAX_TEXT, PortSpecError};
 
 /// A set of ports of one protocol, kept as ascending, disjoint, non-adjacent inclusive ranges.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -61,7 +67,11 @@ impl PortSet {
             if first <= last {
                 both.push((first, last));
             }
-            if a2 <= b2 { a.next() } else { b.next() };
+            if a2 <= b2 {
+                a.next()
+            } else {
+                b.next()
+            };
         }
         Self(both)
     }
@@ -150,5 +160,38 @@ impl PortSpec {
     /// Ports of all protocols together.
     pub fn len(&self) -> usize {
         self.tcp.len() + self.udp.len()
+    }
+}
+
+impl PortSpec {
+    /// The ports of one protocol and none of the other.
+    pub fn only(protocol: Protocol, ports: PortSet) -> Self {
+        match protocol {
+            Protocol::Tcp => Self { tcp: ports, udp: PortSet::default() },
+            Protocol::Udp => Self { tcp: PortSet::default(), udp: ports },
+        }
+    }
+
+    /// Whether the port of the protocol is in it.
+    pub fn contains(&self, protocol: Protocol, port: u16) -> bool {
+        self.of(protocol).contains(port)
+    }
+
+    /// Ports in either, protocol by protocol.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        Self { tcp: self.tcp.union(&other.tcp), udp: self.udp.union(&other.udp) }
+    }
+
+    /// Ports in both, protocol by protocol.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        Self { tcp: self.tcp.intersection(&other.tcp), udp: self.udp.intersection(&other.udp) }
+    }
+
+    /// Ports in this and not in the other, protocol by protocol.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Self {
+        Self { tcp: self.tcp.difference(&other.tcp), udp: self.udp.difference(&other.udp) }
     }
 }

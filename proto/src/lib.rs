@@ -1,1 +1,17 @@
-//! (to come)
+//! Portolan's wire format: the generated code of package `portolan.v1`, conversions between wire and domain types,
+//! and the join token's text form.
+
+/// The generated messages and services.
+#[allow(missing_docs, clippy::all, unused_qualifications, rust_2018_idioms)]
+pub mod v1 {
+    tonic::include_proto!("portolan.v1");
+}
+
+pub mod convert;
+pub mod token;
+
+/// The encoded `FileDescriptorSet` of every .proto file, for tests that walk all services.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The largest message that either side accepts, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;

@@ -1,1 +1,4 @@
 //! (to come)
+
+pub mod engine;
+pub mod resolve;

@@ -1,0 +1,417 @@
+//! The command line: what can be typed, and the help that explains it.
+
+use crate::output::Format;
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use portolan_common::addresses::parse_network;
+use portolan_common::document::parse_duration;
+use portolan_common::names::check_name;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// The operator's console of Portolan: ask satellites what they see from where they stand.
+#[derive(Debug, Parser)]
+#[command(name = "portolan", version, styles = STYLES, arg_required_else_help = true)]
+#[command(after_help = "\
+Examples:
+  portolan satellite add office-1 --segment office     a join token for a new satellite
+  portolan scan 10.99.2.0/24 -p 22,80,443 --from office-1
+  portolan ports --segment office                      what is known to be open
+  portolan history 10.99.2.10:443 --since 7d           when it changed
+
+Exit codes: 0 done, 1 error, 2 usage, 4 done in part, 130 interrupted.")]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Accepted anywhere on the line.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// How to print the result; which of them make sense depends on the command
+    #[arg(short, long, global = true, value_name = "FORMAT", value_enum, hide_possible_values = true)]
+    #[arg(
+        help = "How to print the result: table, json, jsonl, yaml; lists also csv, scans also nmap-xml, grepable"
+    )]
+    #[arg(help_heading = "Global options")]
+    pub output: Option<Format>,
+    /// Which server, and as whom: a context's name or file
+    #[arg(long, global = true, value_name = "NAME|FILE", env = "PORTOLAN_CONTEXT", value_hint = ValueHint::FilePath)]
+    #[arg(default_value = portolan_transport::context::DEFAULT, help_heading = "Global options")]
+    pub context: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Add, list and remove satellites
+    #[command(subcommand)]
+    Satellite(SatelliteCommand),
+    /// Scan now, from one or more satellites
+    Scan(ScanArgs),
+    /// What is known of ports: the state each satellite last saw
+    Ports(PortsArgs),
+    /// Every change of a host's ports, by vantage point
+    History(HistoryArgs),
+    /// Whether the server is well, at a glance
+    #[command(after_help = "\
+Examples:
+  portolan status
+  portolan status -o json | jq .satellites.offline")]
+    Status,
+    /// Print a shell's completion script
+    #[command(after_help = "\
+Examples:
+  portolan completions bash > ~/.local/share/bash-completion/completions/portolan
+  portolan completions zsh  > ~/.zfunc/_portolan
+  portolan completions fish > ~/.config/fish/completions/portolan.fish")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Write the manual pages into a directory
+    #[command(after_help = "\
+Example:
+  portolan man ~/.local/share/man/man1 && man portolan-scan")]
+    Man {
+        /// Made if it is not there
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SatelliteCommand {
+    /// Register a satellite and print the token with which it joins
+    #[command(after_help = "\
+The token is valid once and for a limited time. The segment exists from then on.
+
+Examples:
+  portolan satellite add office-1 --segment office
+  portolan satellite add plant-1 --segment plant --scope 10.99.7.0/24 --ttl 24h
+  token=$(portolan satellite add ci --segment lab -o json | jq -r .token)")]
+    Add(AddArgs),
+    /// All satellites and how they are
+    #[command(after_help = "\
+Examples:
+  portolan satellite list
+  portolan satellite list -o json | jq -r '.[] | select(.status == \"offline\") | .name'")]
+    List,
+    /// One satellite in detail
+    Show(SatelliteName),
+    /// End a satellite's connection and refuse its certificates from now on
+    Revoke(SatelliteName),
+    /// Forget a satellite that is revoked or never joined; what it saw stays
+    Remove(SatelliteName),
+}
+
+#[derive(Debug, Args)]
+pub struct SatelliteName {
+    /// The satellite's name
+    pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct AddArgs {
+    /// What to call it: lower-case letters, digits, `-`, `_`, `.`
+    #[arg(value_parser = name_of("satellite"))]
+    pub name: String,
+    /// The segment it stands in
+    #[arg(long, value_parser = name_of("segment"))]
+    pub segment: String,
+    /// The tenant whose address space that is
+    #[arg(long, default_value = "default", value_parser = name_of("tenant"))]
+    pub tenant: String,
+    /// Networks to propose as its scope; the satellite's own file decides
+    #[arg(long, value_name = "CIDR,…", value_delimiter = ',', value_parser = network)]
+    pub scope: Vec<String>,
+    /// How long the token can be used: 1m to 30d
+    #[arg(long, default_value = "1h", value_parser = ttl)]
+    pub ttl: Duration,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Targets: 10.0.0.1, 10.0.0.0/24, 10.0.0-3.1-254, 10.0.0.1-10.0.0.9, fd00::/120, shop.internal.
+Names are looked up by each satellite. Ports: 22,80,8000-8100, T:443,U:53, - for all, top-100, ssh.
+
+Examples:
+  portolan scan 10.99.2.0/24 --from office-1
+  portolan scan shop.internal -p 443 --from office-1,dmz-1     does it look alike from both?
+  portolan scan 10.99.2.10 -p- --from pci-1 -o json > evidence.json
+  portolan scan --input-list hosts.txt --exclude 10.99.2.66 -p top-100 --from office-1 --gentle")]
+pub struct ScanArgs {
+    /// Addresses, networks, ranges, host names
+    #[arg(value_name = "TARGET", required_unless_present = "input_list")]
+    pub targets: Vec<String>,
+    /// Which ports
+    #[arg(short, long, default_value = "top-1000", allow_hyphen_values = true)]
+    pub ports: String,
+    /// The satellites to look from
+    #[arg(long, required = true, value_name = "SAT,…", value_delimiter = ',')]
+    pub from: Vec<String>,
+    /// How to probe; `auto` takes the best that the satellite can do
+    #[arg(long, value_enum, default_value = "auto")]
+    pub method: Method,
+    /// List every port, not only the open ones
+    #[arg(long)]
+    pub all: bool,
+    /// Go easy on the path: few connections at a time, slowly
+    #[arg(long)]
+    pub gentle: bool,
+    /// Targets to leave out; may be given several times
+    #[arg(long, value_name = "TARGET,…")]
+    pub exclude: Vec<String>,
+    /// A file with more targets, separated by white space, `#` begins a comment; `-` reads stdin
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub input_list: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    /// The best that the satellite can do
+    Auto,
+    /// Complete TCP connections; needs no privileges
+    Connect,
+    /// Half-open TCP; needs raw sockets on the satellite
+    Syn,
+    /// UDP; ports without `T:` or `U:` count as UDP
+    Udp,
+}
+
+impl Method {
+    /// The wire's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Connect => "connect",
+            Self::Syn => "syn",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  portolan ports
+  portolan ports --segment pci --all
+  portolan ports --host 10.99.2.0/24 -o csv > inventory.csv")]
+pub struct PortsArgs {
+    /// Only as seen from this segment
+    #[arg(long)]
+    pub segment: Option<String>,
+    /// Only this host: an address, a network, or the name it was scanned by
+    #[arg(long)]
+    pub host: Option<String>,
+    /// Also closed and filtered ports
+    #[arg(long)]
+    pub all: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  portolan history 10.99.2.10
+  portolan history 10.99.2.10:443 --since 24h
+  portolan history '[fd00:99::10]:443' --since 2026-03-01T00:00:00Z -o json")]
+pub struct HistoryArgs {
+    /// An address or name, perhaps with a port; IPv6 with a port in brackets
+    #[arg(value_name = "HOST[:PORT]", value_parser = host_port)]
+    pub host: HostPort,
+    /// Only what happened since: a duration back (24h, 7d) or a time (2026-03-01T12:00:00Z)
+    #[arg(long, value_name = "T", value_parser = since)]
+    pub since: Option<Since>,
+}
+
+/// A host, perhaps one port of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    pub host: String,
+    pub port: Option<u16>,
+}
+
+/// A beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    At(Timestamp),
+    Ago(Duration),
+}
+
+impl Since {
+    /// As a point in time.
+    pub fn before(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            Self::Ago(back) => now.checked_sub(back).unwrap_or(Timestamp::UNIX_EPOCH),
+        }
+    }
+}
+
+fn name_of(kind: &'static str) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static {
+    move |text| match check_name(kind, text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn network(text: &str) -> Result<String, String> {
+    parse_network(text.trim()).map(|net| net.to_string()).map_err(|error| error.to_string())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|flaw| match flaw.hint {
+        Some(hint) => format!("{} ({hint})", flaw.message),
+        None => flaw.message,
+    })
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = duration(text)?;
+    if (Duration::from_secs(60)..=Duration::from_secs(30 * 86_400)).contains(&ttl) {
+        Ok(ttl)
+    } else {
+        Err("a token lives from one minute (1m) to thirty days (30d)".to_owned())
+    }
+}
+
+fn host_port(text: &str) -> Result<HostPort, String> {
+    let whole = |host: &str| HostPort { host: host.to_owned(), port: None };
+    let with = |host: &str, port: &str| match port.parse() {
+        Ok(port) => Ok(HostPort { host: host.to_owned(), port: Some(port) }),
+        Err(_) => Err(format!("`{port}` is not a port (0 to 65535)")),
+    };
+    if text.is_empty() || text.starts_with(':') {
+        return Err("the host is missing".to_owned());
+    }
+    if let Some(rest) = text.strip_prefix('[') {
+        let (host, after) = rest.split_once(']').ok_or("the bracket is not closed: [ADDRESS]:PORT")?;
+        return match after.strip_prefix(':') {
+            Some(port) => with(host, port),
+            None if after.is_empty() => Ok(whole(host)),
+            None => Err(format!("`{after}` after the bracket: [ADDRESS]:PORT")),
+        };
+    }
+    match text.split_once(':') {
+        None => Ok(whole(text)),
+        // More colons: an IPv6 address without a port.
+        Some((_, rest)) if rest.contains(':') => Ok(whole(text)),
+        Some((host, port)) => with(host, port),
+    }
+}
+
+fn since(text: &str) -> Result<Since, String> {
+    if let Ok(at) = text.parse() {
+        return Ok(Since::At(at));
+    }
+    // Without an offset it is the operator's own clock.
+    if let Ok(local) = text.parse::<DateTime>() {
+        return local
+            .to_zoned(TimeZone::system())
+            .map(|t| Since::At(t.timestamp()))
+            .map_err(|e| e.to_string());
+    }
+    duration(text).map(Since::Ago).map_err(|_| {
+        "neither a duration such as 24h or 7d nor a time such as 2026-03-01T12:00:00Z".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_anywhere() {
+        for line in [
+            "portolan -o json --context lab satellite list",
+            "portolan satellite -o json list --context lab",
+            "portolan satellite list --context lab -o json",
+        ] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!(cli.global.output, Some(Format::Json), "{line}");
+            assert_eq!(cli.global.context, "lab", "{line}");
+        }
+    }
+
+    #[test]
+    fn nmap_habits_of_writing_ports_are_understood() {
+        for (line, ports) in [
+            ("portolan scan 10.0.0.1 -p- --from a", "-"),
+            ("portolan scan 10.0.0.1 -p - --from a", "-"),
+            ("portolan scan 10.0.0.1 -p -100 --from a", "-100"),
+            ("portolan scan 10.0.0.1 -p22,80 --from a,b", "22,80"),
+            ("portolan scan 10.0.0.1 --from a", "top-1000"),
+        ] {
+            let Command::Scan(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else { panic!() };
+            assert_eq!(args.ports, ports, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_exit_code_2() {
+        for line in [
+            "portolan scan 10.0.0.1",
+            "portolan scan --from a",
+            "portolan satellite add Office --segment x",
+            "portolan satellite add a --segment x --ttl 1s",
+            "portolan satellite add a --segment x --ttl 31d",
+            "portolan satellite add a --segment x --scope 10.0.0.0/33",
+            "portolan history 10.0.0.1:99999",
+            "portolan history 10.0.0.1 --since yesterday",
+            "portolan status -o html",
+            "portolan completions powershell",
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn hosts_with_and_without_ports() {
+        let read = |text: &str| host_port(text).map(|h| (h.host, h.port));
+        assert_eq!(read("10.0.0.1"), Ok(("10.0.0.1".into(), None)));
+        assert_eq!(read("shop.internal:443"), Ok(("shop.internal".into(), Some(443))));
+        assert_eq!(read("fd00::1"), Ok(("fd00::1".into(), None)));
+        assert_eq!(read("[fd00::1]"), Ok(("fd00::1".into(), None)));
+        assert_eq!(read("[fd00::1]:22"), Ok(("fd00::1".into(), Some(22))));
+        for bad in ["", ":22", "a:", "a:x", "a:65536", "[fd00::1", "[fd00::1]x"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn beginnings() {
+        assert_eq!(since("24h"), Ok(Since::Ago(Duration::from_secs(86_400))));
+        assert_eq!(
+            since("2026-03-01T12:00:00+01:00"),
+            Ok(Since::At("2026-03-01T11:00:00Z".parse().unwrap()))
+        );
+        assert!(matches!(since("2026-03-01"), Ok(Since::At(_))));
+        let now: Timestamp = "2026-03-02T00:00:00Z".parse().unwrap();
+        assert_eq!(since("1d").unwrap().before(now).to_string(), "2026-03-01T00:00:00Z");
+        assert_eq!(Since::Ago(Duration::MAX).before(now), Timestamp::UNIX_EPOCH);
+    }
+}

@@ -1,0 +1,150 @@
+//! `portolan satellite … -o json`.
+
+use super::{Row, non_empty};
+use crate::output::time;
+use jiff::Timestamp;
+use portolan_proto::v1::{self, satellite::Status};
+use serde::Serialize;
+
+/// `satellite list` is a list of these, `satellite show` is one.
+#[derive(Serialize)]
+pub struct SatelliteDocument<'a> {
+    pub name: &'a str,
+    pub segment: &'a str,
+    /// `online`, `offline`, `pending`, `revoked`.
+    pub status: &'static str,
+    /// Null until it first connected, as what follows.
+    pub version: Option<&'a str>,
+    pub address: Option<&'a str>,
+    pub last_seen: Option<Timestamp>,
+    pub certificate_expires_at: Option<Timestamp>,
+    pub assignment_revision: u64,
+    pub spool_depth: u64,
+    pub capabilities: &'a [String],
+    pub tenant: &'a str,
+    /// UUID in text.
+    pub id: &'a str,
+}
+
+/// `satellite add`.
+#[derive(Serialize)]
+pub struct JoinDocument<'a> {
+    pub name: &'a str,
+    pub segment: &'a str,
+    pub tenant: &'a str,
+    /// `ptl1_…`: a secret.
+    pub token: &'a str,
+    pub expires_at: Option<Timestamp>,
+    /// Where the token leads.
+    pub servers: Vec<String>,
+    /// The scope that it proposes.
+    pub scope: &'a [String],
+}
+
+/// `satellite revoke`.
+#[derive(Serialize)]
+pub struct RevokedDocument<'a> {
+    pub name: &'a str,
+    pub revoked: bool,
+    /// Whether a live connection was ended.
+    pub was_online: bool,
+}
+
+/// `satellite remove`.
+#[derive(Serialize)]
+pub struct RemovedDocument<'a> {
+    pub name: &'a str,
+    pub removed: bool,
+}
+
+impl<'a> From<&'a v1::Satellite> for SatelliteDocument<'a> {
+    fn from(satellite: &'a v1::Satellite) -> Self {
+        Self {
+            name: &satellite.name,
+            segment: &satellite.segment,
+            status: status_word(satellite.status()),
+            version: non_empty(&satellite.version),
+            address: non_empty(&satellite.address),
+            last_seen: time::from_wire(satellite.last_seen_at_ms),
+            certificate_expires_at: time::from_wire(satellite.certificate_expires_at_ms),
+            assignment_revision: satellite.assignment_revision,
+            spool_depth: satellite.spool_depth,
+            capabilities: &satellite.capabilities,
+            tenant: &satellite.tenant,
+            id: &satellite.id,
+        }
+    }
+}
+
+/// A status that this console does not know is no reason to fail a list.
+fn status_word(status: Status) -> &'static str {
+    match status {
+        Status::Online => "online",
+        Status::Offline => "offline",
+        Status::Pending => "pending",
+        Status::Revoked => "revoked",
+        Status::Unspecified => "unknown",
+    }
+}
+
+impl Row for SatelliteDocument<'_> {
+    const HEADER: &'static [&'static str] = &[
+        "name",
+        "segment",
+        "status",
+        "version",
+        "address",
+        "last_seen",
+        "certificate_expires_at",
+        "assignment_revision",
+        "spool_depth",
+        "capabilities",
+        "tenant",
+        "id",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let time = |at: Option<Timestamp>| at.map(|at| at.to_string()).unwrap_or_default();
+        vec![
+            self.name.to_owned(),
+            self.segment.to_owned(),
+            self.status.to_owned(),
+            self.version.unwrap_or_default().to_owned(),
+            self.address.unwrap_or_default().to_owned(),
+            time(self.last_seen),
+            time(self.certificate_expires_at),
+            self.assignment_revision.to_string(),
+            self.spool_depth.to_string(),
+            self.capabilities.join(" "),
+            self.tenant.to_owned(),
+            self.id.to_owned(),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_keys_are_the_contracts() {
+        let pending = v1::Satellite {
+            name: "office-1".into(),
+            segment: "office".into(),
+            tenant: "default".into(),
+            status: Status::Pending.into(),
+            id: "01890a5d-ac96-774b-bcce-b302099a8057".into(),
+            ..Default::default()
+        };
+        assert_eq!(
+            serde_json::to_value(SatelliteDocument::from(&pending)).unwrap(),
+            json!({
+                "name": "office-1", "segment": "office", "status": "pending", "version": null, "address": null,
+                "last_seen": null, "certificate_expires_at": null, "assignment_revision": 0, "spool_depth": 0,
+                "capabilities": [], "tenant": "default", "id": "01890a5d-ac96-774b-bcce-b302099a8057",
+            })
+        );
+        assert_eq!(SatelliteDocument::from(&pending).cells().len(), SatelliteDocument::HEADER.len());
+    }
+}

@@ -1,0 +1,7 @@
+//! Pages for people: one file a command.
+
+pub mod history;
+pub mod ports;
+pub mod satellite;
+pub mod scan;
+pub mod status;

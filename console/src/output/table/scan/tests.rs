@@ -1,0 +1,147 @@
+use super::*;
+use crate::scan_result::fixture::{
+    down, end, event, finished, host, hosts, one_vantage, ports, result, started, two_vantages,
+};
+use portolan_common::observation::Reason;
+use portolan_proto::v1::{self, scan_event::Event};
+
+fn page(scan: &ScanResult, all: bool) -> String {
+    render(scan, all, &View::fixed())
+}
+
+#[test]
+fn one_vantage_point() {
+    assert_eq!(
+        page(&one_vantage(), false),
+        "\
+10.99.2.10 (shop.internal)  seen from office-1
+  PORT     STATE  REASON   SERVICE  RTT
+  22/tcp   open   syn-ack  ssh      0.41 ms
+  80/tcp   open   syn-ack  http     0.41 ms
+  443/tcp  open   syn-ack  https    0.41 ms
+  Not shown: 1,020 closed (conn-refused), 1 filtered (no-response)
+
+10.99.2.11  seen from office-1
+  No open ports: 1,024 closed (conn-refused)
+
+2 more hosts down, not shown.
+2 of 4 hosts up, 3 open ports; 3,210 probes in 12.3 s (connect)
+"
+    );
+}
+
+#[test]
+fn two_vantage_points() {
+    assert_eq!(
+        page(&two_vantages(), false),
+        "\
+10.99.2.10  seen alike from office-1 and pci-1
+  PORT    STATE  REASON   SERVICE  RTT
+  80/tcp  open   syn-ack  http     0.41 ms
+  Not shown: 1,024 closed (conn-refused)
+
+10.99.3.10 (db.internal)  seen differently from office-1 and pci-1
+  PORT      SERVICE  office-1  pci-1
+  22/tcp    ssh      open      =
+  3306/tcp  mysql    filtered  open
+  Not shown from office-1: 1,023 closed (conn-refused), 1 filtered (no-response)
+  Not shown from pci-1: 1,023 closed (conn-refused)
+  Differs: 3306/tcp: filtered from office-1, open from pci-1
+
+2 of 2 hosts up, 4 open ports; 4,110 probes in 12.3 s (connect)
+"
+    );
+}
+
+#[test]
+fn a_host_that_only_one_can_reach_and_one_that_only_one_scanned() {
+    let there = host("10.0.0.1", "10.0.0.1", true, &[(PortState::Closed, Reason::ConnRefused, "1-9")]);
+    let alone = host("10.0.0.2", "10.0.0.2", true, &[(PortState::Open, Reason::SynAck, "1-9")]);
+    let mut syn = end("b", 0, 2, 36);
+    syn.method = "syn".into();
+    let scan = result(
+        "1-9",
+        &["a", "b"],
+        vec![
+            started(&[("a", "x"), ("b", "y")]),
+            hosts("a", &[there, alone]),
+            hosts("b", &[down("10.0.0.1", "10.0.0.1", "1-9")]),
+            event(Event::End(end("a", 2, 2, 18))),
+            event(Event::End(syn)),
+            finished(),
+        ],
+    );
+    let text = page(&scan, false);
+    assert!(
+        text.starts_with(
+            "\
+10.0.0.1  seen differently from a and b; down for b
+  No open ports from a: 9 closed (conn-refused)
+  No open ports from b: 9 filtered (no-response)
+  Differs: 1-9/tcp (9 ports): closed from a, filtered from b
+
+10.0.0.2  seen from a; not scanned from b
+"
+        ),
+        "{text}"
+    );
+    assert!(text.ends_with("54 probes in 12.3 s (a: connect, b: syn)\n"), "{text}");
+}
+
+#[test]
+fn an_empty_result_is_said_in_words() {
+    let silent = result(
+        "22",
+        &["a"],
+        vec![
+            started(&[("a", "x")]),
+            hosts("a", &[down("10.0.0.0/31", "10.0.0.0", "22"), down("10.0.0.0/31", "10.0.0.1", "22")]),
+            event(Event::End(end("a", 0, 2, 8))),
+            finished(),
+        ],
+    );
+    assert_eq!(
+        page(&silent, false),
+        "No host answered: 2 hosts down.\n0 of 2 hosts up, no open ports; 8 probes in 12.3 s (connect)\n"
+    );
+    let offline =
+        v1::SatelliteEnd { satellite: "a".into(), error: "it is offline".into(), ..Default::default() };
+    let nobody = result("22", &["a"], vec![started(&[("a", "x")]), event(Event::End(offline)), finished()]);
+    assert_eq!(
+        page(&nobody, false),
+        "Nothing was scanned.\n0 of 0 hosts up, no open ports; 0 probes in 12.3 s\n"
+    );
+}
+
+#[test]
+fn an_interrupted_scan_is_marked() {
+    let mut scan = one_vantage();
+    scan.finish(true, scan.finished_at);
+    assert!(
+        page(&scan, false).contains("\nInterrupted; until then: 2 of 4 hosts up"),
+        "{}",
+        page(&scan, false)
+    );
+}
+
+#[test]
+fn with_all_every_port_has_its_row() {
+    let text = page(&one_vantage(), true);
+    assert!(text.contains("  1024/tcp  filtered  no-response\n"), "{text}");
+    assert!(!text.contains("Not shown:"));
+}
+
+#[test]
+fn forbidden_ports_are_accounted_for_and_hostile_names_are_tamed() {
+    let mut seen = host("a", "10.0.0.1", true, &[(PortState::Open, Reason::SynAck, "22")]);
+    seen.target = "a\u{1b}[2J.internal".into();
+    seen.unscanned.tcp = ports("9100-9107");
+    let scan = result(
+        "22,9100-9107",
+        &["s"],
+        vec![started(&[("s", "x")]), hosts("s", &[seen]), event(Event::End(end("s", 1, 1, 1))), finished()],
+    );
+    let text = page(&scan, false);
+    assert!(text.contains("  Not shown: 8 not probed (outside the scope)\n"), "{text}");
+    assert!(!text.contains('\u{1b}'), "{text}");
+}

@@ -1,0 +1,166 @@
+//! Words and numbers for people, and the armour against text from the network.
+
+use portolan_common::observation::{PortState, Protocol};
+use portolan_common::ports::PortSet;
+use portolan_common::targets::{Target, TargetSpec};
+use std::borrow::Cow;
+
+/// How much of a long port list a line of a table repeats, in characters.
+const MAX_PORTS_TEXT: usize = 48;
+
+/// The text with everything escaped that could move the cursor, recolour, or reorder what stands beside it.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_dangerous) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.chars().fold(String::with_capacity(text.len() + 8), |mut safe, c| {
+        if is_dangerous(c) {
+            safe.extend(c.escape_unicode())
+        } else {
+            safe.push(c)
+        }
+        safe
+    }))
+}
+
+/// Control characters, and the invisible ones that change direction or join (Unicode's Cf, as far as it matters).
+fn is_dangerous(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// `65,532`.
+pub fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 port`, `65,532 ports`.
+pub fn count(n: u64, what: &str) -> String {
+    format!("{} {what}{}", grouped(n), if n == 1 { "" } else { "s" })
+}
+
+/// `412 B`, `3.4 MiB`.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let mut value = n as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// A round-trip time: `0.41 ms`, `4.1 ms`, `41 ms`; nothing when it was not measured.
+pub fn rtt(us: Option<u32>) -> String {
+    let Some(us) = us else { return String::new() };
+    let ms = f64::from(us) / 1000.0;
+    match us {
+        0..1_000 => format!("{ms:.2} ms"),
+        1_000..10_000 => format!("{ms:.1} ms"),
+        _ => format!("{ms:.0} ms"),
+    }
+}
+
+/// A length of time in seconds: `0.42`, `12.3`, `318`.
+pub fn seconds(duration: jiff::SignedDuration) -> String {
+    let seconds = duration.as_secs_f64().max(0.0);
+    match seconds {
+        s if s < 1.0 => format!("{s:.2}"),
+        s if s < 100.0 => format!("{s:.1}"),
+        s => grouped(s as u64),
+    }
+}
+
+/// `22,80,8000-8100`, cut after whole ranges when it is long: `1-21,23-79,… (65,532 ports)`.
+pub fn ports(ports: &PortSet, protocol: Protocol) -> String {
+    let whole = ports.to_string();
+    if whole.len() <= MAX_PORTS_TEXT {
+        let number = ports.len() as u64;
+        // A plain list counts itself; a range does not.
+        let counted =
+            if whole.contains('-') { format!(" ({})", count(number, "port")) } else { String::new() };
+        return format!("{whole}/{protocol}{counted}");
+    }
+    let cut = whole[..MAX_PORTS_TEXT].rfind(',').map_or(MAX_PORTS_TEXT, |comma| comma + 1);
+    format!("{}…/{protocol} ({})", &whole[..cut], count(ports.len() as u64, "port"))
+}
+
+/// `65,532 closed (conn-refused)`; with the protocol where there are two.
+pub fn summary(n: u64, state: PortState, reason: &str, protocol: Option<Protocol>) -> String {
+    let protocol = protocol.map(|p| format!("{p} ")).unwrap_or_default();
+    format!("{} {protocol}{state} ({reason})", grouped(n))
+}
+
+/// A host for people: its address, and the name it was asked for by.
+pub fn host_name(target: &str) -> Option<Cow<'_, str>> {
+    // A network or range says nothing about the one host.
+    let is_name = !target.is_empty()
+        && target.parse::<TargetSpec>().is_ok_and(|spec| matches!(spec.target, Target::Name(_)));
+    is_name.then(|| printable(target))
+}
+
+/// `a`, `a and b`, `a, b and c`.
+pub fn and(words: &[String]) -> String {
+    match words {
+        [] => String::new(),
+        [one] => one.clone(),
+        [most @ .., last] => format!("{} and {last}", most.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_text_cannot_reach_the_terminal() {
+        assert_eq!(printable("shop.internal"), "shop.internal");
+        assert_eq!(printable("büro"), "büro");
+        assert_eq!(printable("a\u{1b}[31mb\r\n\u{9b}"), "a\\u{1b}[31mb\\u{d}\\u{a}\\u{9b}");
+        assert_eq!(printable("a\u{202e}txt"), "a\\u{202e}txt");
+    }
+
+    #[test]
+    fn numbers_are_readable() {
+        assert_eq!(
+            [0, 999, 1_000, 65_532, 1_000_000].map(grouped),
+            ["0", "999", "1,000", "65,532", "1,000,000"]
+        );
+        assert_eq!((count(1, "port"), count(0, "port")), ("1 port".into(), "0 ports".into()));
+        assert_eq!(
+            [412, 1024, 3_565_158, u64::MAX].map(bytes),
+            ["412 B", "1.0 KiB", "3.4 MiB", "16384.0 PiB"]
+        );
+        assert_eq!([Some(412), Some(4_120), Some(41_200), None].map(rtt), ["0.41 ms", "4.1 ms", "41 ms", ""]);
+    }
+
+    #[test]
+    fn long_port_lists_are_cut_at_a_whole_range() {
+        assert_eq!(ports(&[22, 80].into_iter().collect(), Protocol::Tcp), "22,80/tcp");
+        assert_eq!(ports(&PortSet::all(), Protocol::Udp), "0-65535/udp (65,536 ports)");
+        let even: PortSet = (0..2000u16).filter(|p| p % 2 == 0).collect();
+        let text = ports(&even, Protocol::Tcp);
+        assert!(text.ends_with(",…/tcp (1,000 ports)"), "{text}");
+        assert!(text.len() < 80, "{text}");
+    }
+
+    #[test]
+    fn only_names_are_shown_beside_an_address() {
+        assert_eq!(host_name("shop.internal").as_deref(), Some("shop.internal"));
+        for target in ["", "10.0.0.1", "10.0.0.0/24", "10.0.0-3.1-254", "fd00::1"] {
+            assert_eq!(host_name(target), None, "{target}");
+        }
+    }
+}

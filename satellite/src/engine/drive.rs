@@ -1,0 +1,118 @@
+//! The loop that brings the scheduler's decisions and the sockets together, on a thread of its own: a round trip is
+//! then measured when its answer comes, not when a busy runtime gets to it.
+
+use super::connect::{ConnectProber, Sent};
+use super::scheduler::{Scheduler, Step};
+use super::{EngineContext, Outcome, SweepEvent};
+use jiff::Zoned;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio_util::sync::CancellationToken;
+
+/// Probes between two looks at what was answered: few, so that answers are not read late.
+const BURST: usize = 16;
+
+/// The longest sleep: how late a cancellation or a new scope may be noticed while nothing is sent anyway.
+const MAX_SLEEP: Duration = Duration::from_millis(10);
+
+/// How often progress is told.
+const PROGRESS: Duration = Duration::from_millis(250);
+
+/// Runs a sweep to its end.
+pub(super) fn run(
+    scheduler: &mut Scheduler,
+    context: &EngineContext,
+    events: &Sender<SweepEvent>,
+    cancel: &CancellationToken,
+) -> Outcome {
+    let mut prober = match ConnectProber::new() {
+        Ok(prober) => prober,
+        Err(error) => return Outcome::Failed(format!("cannot watch connections: {error}")),
+    };
+    let mut guard = context.guard.load_full();
+    let mut answers = Vec::new();
+    let mut told = Instant::now();
+    loop {
+        if cancel.is_cancelled() || events.is_closed() {
+            return Outcome::Cancelled;
+        }
+        let now = Instant::now();
+        let current = context.guard.load();
+        if !Arc::ptr_eq(&guard, &current) {
+            guard = Arc::clone(&current);
+            scheduler.set_guard(Arc::clone(&guard), now);
+        }
+        drop(current);
+        scheduler.tick(now, Zoned::now);
+        let wake = match send(scheduler, &mut prober) {
+            Ok(Some(wake)) => wake,
+            Ok(None) => return Outcome::Complete,
+            Err(outcome) => return outcome,
+        };
+        let told_all = tell(scheduler, events);
+        let now = Instant::now();
+        if now.saturating_duration_since(told) >= PROGRESS && told_all {
+            told = now;
+            // Left out while the receiver is busy: the next one says more.
+            let _ = events.try_send(SweepEvent::Progress(scheduler.progress()));
+        }
+        // Deadlines up to here are judged only after all answers up to here were read.
+        if let Err(error) = prober.wait(wake.saturating_duration_since(now).min(MAX_SLEEP), &mut answers) {
+            return Outcome::Failed(format!("cannot wait for answers: {error}"));
+        }
+        let at = Instant::now();
+        for (flight, answer) in answers.drain(..) {
+            scheduler.answered(flight, answer, at);
+            forget(scheduler, &mut prober);
+        }
+        scheduler.expire(now);
+        forget(scheduler, &mut prober);
+    }
+}
+
+/// Sends what may be sent now, a burst at most. When to look again, or `None` when all is done.
+fn send(scheduler: &mut Scheduler, prober: &mut ConnectProber) -> Result<Option<Instant>, Outcome> {
+    for _ in 0..BURST {
+        forget(scheduler, prober);
+        let now = Instant::now();
+        let flight = match scheduler.next(now) {
+            Step::Probe(flight) => flight,
+            Step::Wait(until) => return Ok(Some(until)),
+            Step::Done => return Ok(None),
+        };
+        let Some((target, port)) = scheduler.destination(flight) else { continue };
+        match prober.send(flight, target, port) {
+            Sent::Pending => scheduler.pending(flight),
+            Sent::Answered(answer) => scheduler.answered(flight, answer, now),
+            Sent::Held { everywhere, errno } => {
+                let address = target.address();
+                if scheduler.held(flight, everywhere, now) {
+                    let error = std::io::Error::from_raw_os_error(errno);
+                    return Err(Outcome::Failed(format!(
+                        "this host could not open a connection to {address} for 30 s: {error}"
+                    )));
+                }
+            }
+        }
+    }
+    Ok(Some(Instant::now()))
+}
+
+fn forget(scheduler: &mut Scheduler, prober: &mut ConnectProber) {
+    while let Some(flight) = scheduler.take_ended() {
+        prober.forget(flight);
+    }
+}
+
+/// Hands finished hosts on; `false` when the receiver has no room.
+fn tell(scheduler: &mut Scheduler, events: &Sender<SweepEvent>) -> bool {
+    while let Some(host) = scheduler.take_finished() {
+        if let Err(TrySendError::Full(SweepEvent::Host(host))) = events.try_send(SweepEvent::Host(host)) {
+            scheduler.put_back_finished(host);
+            return false;
+        }
+    }
+    true
+}

@@ -1,0 +1,194 @@
+//! Lanes: the hosts of one network that share a path and its limits, and which lane goes next. Pure.
+
+use super::limits::{Demand, PathKey};
+use super::schedule::Loss;
+use super::slots::Slots;
+use super::window::{PATH, Window};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// The first pause of a lane that this host cannot open connections on; it doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// Hosts of one path with the same limits.
+#[derive(Debug)]
+pub(super) struct Lane {
+    key: LaneKey,
+    pub(super) window: Window,
+    pub(super) loss: Loss,
+    pub(super) in_flight: u32,
+    hosts: usize,
+    /// Hosts that may have something to send.
+    pub(super) ready: VecDeque<usize>,
+    /// Whether it stands in the queue of lanes, or is parked and will.
+    queued: bool,
+    /// While this host refuses to send here.
+    held: Option<Held>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    since: Instant,
+    until: Instant,
+    next_pause: Duration,
+}
+
+/// What makes a lane.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct LaneKey {
+    pub(super) path: PathKey,
+    pub(super) demand: Demand,
+}
+
+/// All lanes that have hosts or probes.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    lanes: Slots<Lane>,
+    by_key: HashMap<LaneKey, usize>,
+    queue: VecDeque<usize>,
+    parked: BinaryHeap<Reverse<(Instant, usize)>>,
+}
+
+impl Lane {
+    pub(super) fn demand(&self) -> &Demand {
+        &self.key.demand
+    }
+
+    /// Whether its window has room.
+    pub(super) fn has_room(&self) -> bool {
+        self.in_flight < self.window.limit()
+    }
+
+    /// This host refused to send here; for how long that has been going on. The lane is left alone for a while, each
+    /// time for longer.
+    pub(super) fn hold(&mut self, now: Instant) -> Duration {
+        let held = self.held.unwrap_or(Held { since: now, until: now, next_pause: FIRST_PAUSE });
+        let next_pause = (held.next_pause * 2).min(MAX_PAUSE);
+        self.held = Some(Held { until: now + held.next_pause, next_pause, ..held });
+        now.saturating_duration_since(held.since)
+    }
+
+    /// This host sent.
+    pub(super) fn unhold(&mut self) {
+        self.held = None;
+    }
+}
+
+impl Lanes {
+    pub(super) fn new() -> Self {
+        Self { lanes: Slots::new(), by_key: HashMap::new(), queue: VecDeque::new(), parked: BinaryHeap::new() }
+    }
+
+    pub(super) fn get(&self, lane: usize) -> Option<&Lane> {
+        self.lanes.get(lane)
+    }
+
+    pub(super) fn get_mut(&mut self, lane: usize) -> Option<&mut Lane> {
+        self.lanes.get_mut(lane)
+    }
+
+    /// A host joins the lane of its key, which is made where there is none.
+    pub(super) fn join(&mut self, key: LaneKey) -> usize {
+        let lane = match self.by_key.get(&key) {
+            Some(lane) => *lane,
+            None => {
+                let lane = self.lanes.insert(Lane {
+                    key: key.clone(),
+                    window: Window::new(PATH),
+                    loss: Loss::default(),
+                    in_flight: 0,
+                    hosts: 0,
+                    ready: VecDeque::new(),
+                    queued: false,
+                    held: None,
+                });
+                self.by_key.insert(key, lane);
+                lane
+            }
+        };
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.hosts += 1;
+        }
+        lane
+    }
+
+    /// A host leaves its lane.
+    pub(super) fn leave(&mut self, lane: usize) {
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.hosts = lane.hosts.saturating_sub(1);
+        }
+        self.sweep_out(lane);
+    }
+
+    /// A probe of the lane is no longer in flight.
+    pub(super) fn landed(&mut self, lane: usize) {
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.in_flight = lane.in_flight.saturating_sub(1);
+        }
+        self.sweep_out(lane);
+        self.enqueue(lane);
+    }
+
+    /// The lane may have something to send.
+    pub(super) fn enqueue(&mut self, key: usize) {
+        if let Some(lane) = self.lanes.get_mut(key).filter(|lane| !lane.queued && !lane.ready.is_empty()) {
+            lane.queued = true;
+            self.queue.push_back(key);
+        }
+    }
+
+    /// The lane whose turn it is; it is to be [`Lanes::enqueue`]d or parked again.
+    pub(super) fn next(&mut self, now: Instant) -> Option<usize> {
+        while let Some(Reverse((at, key))) = self.parked.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.parked.pop();
+            self.queue.push_back(key);
+        }
+        while let Some(key) = self.queue.pop_front() {
+            // A lane that has gone since, or its successor under the same number that did not queue yet.
+            let Some(lane) = self.lanes.get_mut(key).filter(|lane| lane.queued) else { continue };
+            if let Some(held) = lane.held.filter(|held| held.until > now) {
+                self.parked.push(Reverse((held.until, key)));
+                continue;
+            }
+            lane.queued = false;
+            if !lane.ready.is_empty() {
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// Puts a lane back to the front of the queue.
+    pub(super) fn requeue_first(&mut self, key: usize) {
+        if let Some(lane) = self.lanes.get_mut(key).filter(|lane| !lane.queued) {
+            lane.queued = true;
+            self.queue.push_front(key);
+        }
+    }
+
+    /// Leaves a lane alone until a time.
+    pub(super) fn park(&mut self, key: usize, until: Instant) {
+        if let Some(lane) = self.lanes.get_mut(key).filter(|lane| !lane.queued) {
+            lane.queued = true;
+            self.parked.push(Reverse((until, key)));
+        }
+    }
+
+    /// When the first parked lane is to be looked at.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        self.parked.peek().map(|Reverse((at, _))| *at)
+    }
+
+    fn sweep_out(&mut self, key: usize) {
+        if self.lanes.get(key).is_some_and(|lane| lane.hosts == 0 && lane.in_flight == 0)
+            && let Some(lane) = self.lanes.remove(key)
+        {
+            self.by_key.remove(&lane.key);
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! What to probe next and what to make of the answers, for all hosts of a sweep together. Pure: it is told the time,
+//! and probes are sent elsewhere.
+
+mod hosts;
+mod review;
+
+use super::flights::{Flight, Flights};
+use super::host::Change;
+use super::lanes::Lanes;
+use super::ledger::Ledger;
+use super::limits::{Admission, Lease};
+use super::roster::Roster;
+use super::slots::Slots;
+use super::verdict::Answer;
+use super::{Progress, Refusal};
+use jiff::{Timestamp, Zoned};
+use portolan_common::addresses::AddressSet;
+use portolan_common::observation::HostObservation;
+use portolan_common::ports::PortSpec;
+use portolan_common::scope::{Guard, PermittedTarget};
+use portolan_common::targets::ResolvedTargets;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Hosts that are swept side by side at least, so that no host gets a burst.
+const SPREAD: usize = 64;
+
+/// Hosts that are swept side by side at most.
+const MAX_ACTIVE: usize = 8192;
+
+/// Ports of all hosts that are swept side by side, 3 bytes each.
+const MAX_CELLS: usize = 4 << 20;
+
+/// Finished hosts that wait to be taken; beyond it no new host begins.
+const MAX_WAITING: usize = 256;
+
+/// Hosts looked at before the caller has its turn again.
+const TURN: usize = 256;
+
+/// How long this host may refuse to open connections before the sweep gives up.
+const MAX_HELD: Duration = Duration::from_secs(30);
+
+/// What to do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Send this probe.
+    Probe(usize),
+    /// Nothing before then, unless an answer comes.
+    Wait(Instant),
+    /// Every host is finished.
+    Done,
+}
+
+/// What a sweep is made of.
+pub(super) struct Plan {
+    pub(super) targets: ResolvedTargets,
+    pub(super) ports: PortSpec,
+    pub(super) gentle: bool,
+    pub(super) seed: u64,
+}
+
+/// What is left of a sweep when it is over.
+#[derive(Debug)]
+pub(super) struct End {
+    /// Finished hosts that nobody took yet.
+    pub(super) finished: VecDeque<HostObservation>,
+    pub(super) progress: Progress,
+    /// Finished hosts of which something answered.
+    pub(super) hosts_up: u64,
+    pub(super) refusals: Vec<Refusal>,
+    pub(super) refusals_dropped: u64,
+    pub(super) coverage: Vec<(AddressSet, PortSpec)>,
+}
+
+#[derive(Debug)]
+struct Active {
+    sweep: super::host::HostSweep,
+    lane: usize,
+    /// Whether it stands in its lane's queue.
+    queued: bool,
+}
+
+/// A wall clock read some time ago.
+#[derive(Debug)]
+struct Wall {
+    read: Instant,
+    zoned: Zoned,
+}
+
+/// The state of one sweep.
+#[derive(Debug)]
+pub(super) struct Scheduler {
+    guard: Arc<Guard>,
+    targets: ResolvedTargets,
+    gentle: bool,
+    seed: u64,
+    roster: Roster,
+    exhausted: bool,
+    max_active: usize,
+    hosts: Slots<Active>,
+    lanes: Lanes,
+    flights: Flights,
+    lease: Lease,
+    ledger: Ledger,
+    waiting: VecDeque<HostObservation>,
+    progress: Progress,
+    hosts_up: u64,
+    wall: Wall,
+    /// The earliest end of the hours of any active host.
+    hours_end: Option<Timestamp>,
+    /// Flights that ended without an answer and that nobody was told of yet.
+    ended: Vec<usize>,
+    paused_until: Option<Instant>,
+    pause: Duration,
+    held_since: Option<Instant>,
+}
+
+impl Scheduler {
+    pub(super) fn new(plan: Plan, guard: Arc<Guard>, lease: Lease, now: Instant, wall: Zoned) -> Self {
+        let Plan { targets, ports, gentle, seed } = plan;
+        let mut ledger = Ledger::default();
+        let (allowed, refused) = guard.allowed(&targets.addresses);
+        for (addresses, rule) in refused {
+            ledger.refuse_all(addresses, rule);
+        }
+        let hosts_total = u64::try_from(allowed.len()).unwrap_or(u64::MAX);
+        let progress = Progress {
+            hosts_total,
+            ports_total: hosts_total.saturating_mul(ports.len() as u64),
+            ..Progress::default()
+        };
+        Self {
+            max_active: (MAX_CELLS / ports.len().max(1)).clamp(1, MAX_ACTIVE),
+            roster: Roster::new(allowed, ports, seed),
+            exhausted: false,
+            guard,
+            targets,
+            gentle,
+            seed,
+            hosts: Slots::new(),
+            lanes: Lanes::new(),
+            flights: Flights::new(),
+            lease,
+            ledger,
+            waiting: VecDeque::new(),
+            progress,
+            hosts_up: 0,
+            wall: Wall { read: now, zoned: wall },
+            hours_end: None,
+            ended: Vec::new(),
+            paused_until: None,
+            pause: FIRST_PAUSE,
+            held_since: None,
+        }
+    }
+
+    /// The next step. After [`Step::Probe`] exactly one of [`Scheduler::pending`], [`Scheduler::answered`] and
+    /// [`Scheduler::held`] follows for that flight.
+    pub(super) fn next(&mut self, now: Instant) -> Step {
+        if let Some(until) = self.paused_until {
+            if until > now {
+                return Step::Wait(until);
+            }
+            self.paused_until = None;
+        }
+        for _ in 0..TURN {
+            if self.hosts.len() < SPREAD {
+                self.enlist(now);
+            }
+            let Some(lane_key) = self.lanes.next(now) else {
+                if self.enlist(now) {
+                    continue;
+                }
+                if self.exhausted && self.hosts.len() == 0 {
+                    return Step::Done;
+                }
+                return Step::Wait(self.next_wake(now));
+            };
+            // What lands later puts a lane without room back into the queue.
+            let Some(lane) = self.lanes.get_mut(lane_key).filter(|lane| lane.has_room()) else { continue };
+            let Some(host_key) = lane.ready.pop_front() else { continue };
+            let Some(host) = self.hosts.get_mut(host_key).filter(|host| host.queued && host.lane == lane_key) else {
+                self.lanes.enqueue(lane_key);
+                continue;
+            };
+            host.queued = false;
+            let Some(cell) = host.sweep.next() else {
+                self.lanes.enqueue(lane_key);
+                continue;
+            };
+            let admission = self.lease.admit(lane.demand(), self.guard.scope().max_rate, now);
+            if admission == Admission::Granted {
+                lane.in_flight += 1;
+                lane.ready.push_back(host_key);
+                host.queued = true;
+                let wait = host.sweep.sent(cell);
+                self.lanes.enqueue(lane_key);
+                self.progress.probes_sent += 1;
+                return Step::Probe(self.flights.launch(host_key, lane_key, cell, now, wait));
+            }
+            host.sweep.put_back(cell);
+            host.queued = true;
+            lane.ready.push_front(host_key);
+            match admission {
+                Admission::WaitHere(until) => self.lanes.park(lane_key, until),
+                Admission::Wait(until) => {
+                    self.lanes.requeue_first(lane_key);
+                    return Step::Wait(until.min(self.next_wake(now)));
+                }
+                Admission::Granted => {}
+            }
+        }
+        Step::Wait(now)
+    }
+
+    /// Where a probe goes: only here the guard's word and the port come together.
+    pub(super) fn destination(&self, flight: usize) -> Option<(&PermittedTarget, u16)> {
+        let flight = self.flights.get(flight)?;
+        let host = &self.hosts.get(flight.host)?.sweep;
+        Some((host.target(), host.port(flight.cell)))
+    }
+
+    /// The probe left and no answer is there yet.
+    pub(super) fn pending(&mut self, flight: usize) {
+        self.flights.time(flight);
+        self.sent(flight);
+    }
+
+    /// The probe was answered.
+    pub(super) fn answered(&mut self, flight: usize, answer: Answer, now: Instant) {
+        self.sent(flight);
+        let Some(state) = self.flights.get(flight) else { return };
+        if self.hosts.get(state.host).is_none_or(|host| host.sweep.ends_the_wait(&answer)) {
+            self.flights.land(flight);
+            self.land(&state, now);
+        } else {
+            self.flights.time(flight);
+        }
+        let Some(host) = self.hosts.get_mut(state.host) else { return };
+        let change = host.sweep.answered(state.cell, answer, now);
+        self.apply(&state, change, now);
+    }
+
+    /// The probe did not leave: this host is short of something, for every connection or only towards this path.
+    /// `true` when that has been going on for too long.
+    pub(super) fn held(&mut self, flight: usize, everywhere: bool, now: Instant) -> bool {
+        let Some(state) = self.flights.land(flight) else { return false };
+        self.progress.probes_sent = self.progress.probes_sent.saturating_sub(1);
+        if let Some(host) = self.hosts.get_mut(state.host) {
+            host.sweep.unsent(state.cell);
+        }
+        let mut held_for = Duration::ZERO;
+        if everywhere {
+            self.lease.squeeze();
+            self.paused_until = Some(now + self.pause);
+            self.pause = (self.pause * 2).min(MAX_PAUSE);
+            held_for = now.saturating_duration_since(*self.held_since.get_or_insert(now));
+        }
+        self.land(&state, now);
+        if !everywhere && let Some(lane) = self.lanes.get_mut(state.lane) {
+            held_for = lane.hold(now);
+        }
+        self.queue(state.host);
+        held_for > MAX_HELD
+    }
+
+    /// Ends the flights whose time is up.
+    pub(super) fn expire(&mut self, now: Instant) {
+        while let Some((key, flight)) = self.flights.expired(now) {
+            self.ended.push(key);
+            self.land(&flight, now);
+            let path = self.lanes.get(flight.lane).map(|lane| lane.loss).unwrap_or_default();
+            let Some(host) = self.hosts.get_mut(flight.host) else { continue };
+            let change = host.sweep.timed_out(flight.cell, flight.wait, path);
+            self.apply(&flight, change, now);
+        }
+    }
+
+    /// A flight whose answer is not wanted any more. To be asked before every [`Scheduler::next`]: its number is used
+    /// again then.
+    pub(super) fn take_ended(&mut self) -> Option<usize> {
+        self.ended.pop()
+    }
+
+    /// A finished host that nobody took yet.
+    pub(super) fn take_finished(&mut self) -> Option<HostObservation> {
+        self.waiting.pop_front()
+    }
+
+    /// Puts a finished host back that could not be handed on.
+    pub(super) fn put_back_finished(&mut self, host: HostObservation) {
+        self.waiting.push_front(host);
+    }
+
+    pub(super) fn has_finished(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// Ends the sweep, wherever it is, and gives back what it shares with others.
+    pub(super) fn close(mut self) -> End {
+        let (refusals, refusals_dropped) = self.ledger.take_refusals();
+        End {
+            finished: self.waiting,
+            progress: self.progress,
+            hosts_up: self.hosts_up,
+            refusals,
+            refusals_dropped,
+            coverage: self.ledger.take_coverage(),
+        }
+    }
+}
+
+/// The first pause when this host refuses to open connections, which doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const MAX_PAUSE: Duration = Duration::from_millis(256);
+
+/// How often the wall clock is read.
+const CLOCK_AGE: Duration = Duration::from_secs(1);
+
+impl Scheduler {
+    fn next_wake(&mut self, now: Instant) -> Instant {
+        let deadline = self.flights.next_deadline().into_iter().chain(self.lanes.next_wake()).min();
+        deadline.unwrap_or(now + CLOCK_AGE)
+    }
+
+    /// A probe left this host.
+    fn sent(&mut self, flight: usize) {
+        if self.held_since.take().is_some() {
+            self.pause = FIRST_PAUSE;
+        }
+        self.lease.relax();
+        if let Some(lane) = self.flights.get(flight).and_then(|flight| self.lanes.get_mut(flight.lane)) {
+            lane.unhold();
+        }
+    }
+
+    /// A flight is over.
+    fn land(&mut self, flight: &Flight, now: Instant) {
+        if let Some(lane) = self.lanes.get(flight.lane) {
+            self.lease.release(lane.demand(), now);
+        }
+        self.lanes.landed(flight.lane);
+    }
+
+    /// Takes down what an event changed beyond its host, and sees whether the host is finished.
+    fn apply(&mut self, flight: &Flight, change: Change, now: Instant) {
+        self.progress.ports_done += u64::from(change.settled);
+        self.progress.open_found += u64::from(change.open);
+        if let Some(host) = self.hosts.get(flight.host)
+            && let Some(lane) = self.lanes.get_mut(flight.lane)
+        {
+            if let Some(late) = change.answered {
+                lane.loss.count(late);
+                lane.window.answered(late, now, host.sweep.round_trip());
+            }
+            if change.silent {
+                lane.window.silent();
+            }
+        }
+        if change.settled > 1 {
+            self.recall(flight.host, now);
+        }
+        self.queue(flight.host);
+        self.finish(flight.host, now);
+    }
+}

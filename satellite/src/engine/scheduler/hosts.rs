@@ -1,0 +1,95 @@
+//! How hosts come into a sweep and leave it.
+
+use super::{Active, MAX_WAITING, Scheduler};
+use crate::engine::host::HostSweep;
+use crate::engine::lanes::LaneKey;
+use crate::engine::limits::{Demand, PathKey};
+use jiff::{SignedDuration, Zoned};
+use portolan_common::scope::PermittedTarget;
+use std::time::Instant;
+
+impl Scheduler {
+    /// Begins with one more host, if there is one and room for it; `false` when there is none to be had now.
+    pub(super) fn enlist(&mut self, now: Instant) -> bool {
+        if self.exhausted || self.hosts.len() >= self.max_active || self.waiting.len() >= MAX_WAITING {
+            return false;
+        }
+        let Some(address) = self.roster.next() else {
+            self.exhausted = true;
+            return false;
+        };
+        let asked = self.roster.asked().len() as u64;
+        let wall = self.wall(now);
+        let Some(admitted) = self.roster.admit(address, &self.guard, &wall, &mut self.ledger) else {
+            self.progress.hosts_total = self.progress.hosts_total.saturating_sub(1);
+            self.progress.ports_total = self.progress.ports_total.saturating_sub(asked);
+            return true;
+        };
+        let lost = asked.saturating_sub(admitted.list.len() as u64);
+        self.progress.ports_total = self.progress.ports_total.saturating_sub(lost);
+        self.note_hours(&admitted.target);
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let lane = self.lanes.join(self.lane_key(&admitted.target));
+        let sweep = HostSweep::new(admitted.target, admitted.list, admitted.refused, self.seed);
+        let key = self.hosts.insert(Active { sweep, lane, queued: false });
+        self.queue(key);
+        true
+    }
+
+    pub(super) fn lane_key(&self, target: &PermittedTarget) -> LaneKey {
+        let path = PathKey::from(target.address());
+        let demand = Demand { careful: target.limits().careful.clone(), gentle: self.gentle.then_some(path) };
+        LaneKey { path, demand }
+    }
+
+    pub(super) fn note_hours(&mut self, target: &PermittedTarget) {
+        if let Some(until) = target.until() {
+            self.hours_end = Some(self.hours_end.map_or(until, |end| end.min(until)));
+        }
+    }
+
+    /// The wall clock now, from when it was last read.
+    pub(super) fn wall(&self, now: Instant) -> Zoned {
+        let since = SignedDuration::try_from(now.saturating_duration_since(self.wall.read)).unwrap_or_default();
+        self.wall.zoned.checked_add(since).unwrap_or_else(|_| self.wall.zoned.clone())
+    }
+
+    /// Puts a host into its lane's queue.
+    pub(super) fn queue(&mut self, key: usize) {
+        let Some(host) = self.hosts.get_mut(key) else { return };
+        let lane = host.lane;
+        if !host.queued
+            && host.sweep.unsettled() > 0
+            && let Some(state) = self.lanes.get_mut(lane)
+        {
+            host.queued = true;
+            state.ready.push_back(key);
+        }
+        self.lanes.enqueue(lane);
+    }
+
+    /// Closes a host that is finished.
+    pub(super) fn finish(&mut self, key: usize, now: Instant) {
+        let Some(host) = self.hosts.get_mut(key).filter(|host| host.sweep.is_finished()) else { return };
+        let path = self.lanes.get(host.lane).map(|lane| lane.loss).unwrap_or_default();
+        let reopened = host.sweep.reopen(path);
+        if reopened > 0 {
+            self.progress.ports_done = self.progress.ports_done.saturating_sub(reopened.into());
+            self.queue(key);
+            return;
+        }
+        let Some(host) = self.hosts.remove(key) else { return };
+        self.lanes.leave(host.lane);
+        let address = host.sweep.target().address();
+        let observed_at = self.wall(now).timestamp();
+        match host.sweep.observation(self.targets.typed(address), observed_at) {
+            Some(observation) => {
+                self.ledger.cover(address, &host.sweep.covered());
+                self.waiting.push_back(observation);
+                self.progress.hosts_done += 1;
+                self.hosts_up += u64::from(host.sweep.is_up());
+            }
+            None => self.progress.hosts_total = self.progress.hosts_total.saturating_sub(1),
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What a changed scope, or the end of careful hours, does to the hosts that are being swept.
+
+use super::{CLOCK_AGE, Scheduler, Wall};
+use jiff::Zoned;
+use portolan_common::scope::{Guard, PermittedTarget};
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Scheduler {
+    /// Takes the wall clock, which may be set while a sweep runs, and asks the guard again when hours are over.
+    pub(in crate::engine) fn tick(&mut self, now: Instant, wall: impl FnOnce() -> Zoned) {
+        if now.saturating_duration_since(self.wall.read) > CLOCK_AGE {
+            self.wall = Wall { read: now, zoned: wall() };
+        }
+        if self.hours_end.is_some_and(|end| self.wall(now).timestamp() >= end) {
+            self.ask_again(now);
+        }
+    }
+
+    /// The scope changed.
+    pub(in crate::engine) fn set_guard(&mut self, guard: Arc<Guard>, now: Instant) {
+        self.guard = guard;
+        self.ask_again(now);
+    }
+
+    /// Asks the guard again about every host that is being swept.
+    fn ask_again(&mut self, now: Instant) {
+        let wall = self.wall(now);
+        self.hours_end = None;
+        let keys: Vec<usize> = self.hosts.keys().collect();
+        for key in keys {
+            let Some(host) = self.hosts.get_mut(key) else { continue };
+            let address = host.sweep.target().address();
+            let permit = self.guard.permit(address, self.roster.asked(), &wall);
+            let lost = match permit.target {
+                Some(target) => {
+                    let lost = host.sweep.narrow(target.clone());
+                    self.change_lane(key, &target);
+                    self.note_hours(&target);
+                    lost
+                }
+                None => host.sweep.close(),
+            };
+            if lost > 0 {
+                self.roster.note(address, &permit.refused, &mut self.ledger);
+                self.progress.ports_total = self.progress.ports_total.saturating_sub(lost.into());
+                self.recall(key, now);
+            }
+            self.finish(key, now);
+        }
+    }
+
+    /// Moves a host whose limits changed.
+    fn change_lane(&mut self, key: usize, target: &PermittedTarget) {
+        let lane_key = self.lane_key(target);
+        let Some(host) = self.hosts.get_mut(key) else { return };
+        let old = host.lane;
+        let new = self.lanes.join(lane_key);
+        host.lane = new;
+        host.queued = host.queued && new == old;
+        self.lanes.leave(old);
+        self.queue(key);
+    }
+
+    /// Ends the flights of a host to ports that are settled, or may not be probed any more.
+    pub(super) fn recall(&mut self, key: usize, now: Instant) {
+        for flight in self.flights.of_host(key) {
+            let Some(state) = self.flights.get(flight) else { continue };
+            let Some(host) = self.hosts.get_mut(key) else { continue };
+            if host.sweep.recall(state.cell) {
+                self.flights.land(flight);
+                self.land(&state, now);
+                self.ended.push(flight);
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! `server.toml`: everything has a default, so the file may be absent.
+
+use jiff::SignedDuration;
+use portolan_common::document::{self, Mistakes, Reader};
+use std::time::Duration;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// The server's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How long changes and sweeps are kept, in whole months; PCI DSS asks for twelve.
+    pub retention: SignedDuration,
+    /// How long a satellite's certificate is valid; it is renewed at two thirds.
+    pub satellite_certificate_life: SignedDuration,
+    /// `/metrics` without a certificate.
+    pub public_metrics: bool,
+    /// Connections that have not proved who they are, from one address (IPv6: /64).
+    pub unauthenticated_per_address: usize,
+    /// The same, from everywhere.
+    pub unauthenticated_total: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            retention: SignedDuration::from_hours(24 * 400),
+            satellite_certificate_life: SignedDuration::from_hours(24 * 30),
+            public_metrics: false,
+            unauthenticated_per_address: 64,
+            unauthenticated_total: 4096,
+        }
+    }
+}
+
+impl Config {
+    /// Reads `server.toml`.
+    ///
+    /// # Errors
+    /// All mistakes of the file at once.
+    pub fn from_toml(file_name: &str, text: &str) -> Result<Self, Mistakes> {
+        document::read(file_name, text, |root| Some(Self::read(root)))
+    }
+
+    fn read(root: &mut Reader<'_>) -> Self {
+        let default = Self::default();
+        let signed = |duration: Duration| SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
+        Self {
+            retention: root
+                .duration("retention", DAY * 31..=DAY * 3660)
+                .map_or(default.retention, |d| signed(d.value)),
+            satellite_certificate_life: root
+                .duration("satellite_certificate_life", Duration::from_secs(10)..=DAY * 398)
+                .map_or(default.satellite_certificate_life, |d| signed(d.value)),
+            public_metrics: root
+                .choice("metrics", &[("operator", false), ("anyone", true)])
+                .map_or(default.public_metrics, |choice| choice.value),
+            unauthenticated_per_address: root
+                .integer("unauthenticated_per_address", 1..=100_000usize)
+                .map_or(default.unauthenticated_per_address, |n| n.value),
+            unauthenticated_total: root
+                .integer("unauthenticated_total", 1..=1_000_000usize)
+                .map_or(default.unauthenticated_total, |n| n.value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(Config::from_toml("server.toml", "").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn all_mistakes_come_at_once() {
+        let text = "retention = \"1d\"\nmetrics = \"all\"\nmetric = 1\n";
+        let report = Config::from_toml("server.toml", text).unwrap_err().to_string();
+        for part in ["server.toml:1:", "server.toml:2:", "server.toml:3:"] {
+            assert!(report.contains(part), "{report}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! `portolan ports` and `portolan history`: streamed from a blocking thread, as fast as the reader takes them.
+
+use super::{ConsoleService, Streamed};
+use crate::store::{HistoryQuery, InventoryQuery, StoreError};
+use ipnet::IpNet;
+use jiff::Timestamp;
+use portolan_common::addresses::parse_network;
+use portolan_common::ids::SatelliteId;
+use portolan_proto::convert::address_to_wire;
+use portolan_proto::v1;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+/// Records that may wait for the reader.
+const WAITING: usize = 256;
+
+pub(super) fn ports(
+    service: &ConsoleService,
+    request: v1::ListPortsRequest,
+) -> Result<Streamed<v1::PortRecord>, Status> {
+    let hosts = hosts(service, &request.host)?;
+    let service = service.clone();
+    Ok(streamed(move |send| {
+        for (tenants, host) in hosts {
+            let query = InventoryQuery { tenants, host, all: request.all };
+            service.store.inventory(&query, |row| {
+                let Some(satellite) = service.registry.get(row.satellite) else {
+                    return ControlFlow::Continue(());
+                };
+                // A removed vantage point is evidence of nothing any more.
+                let foreign = !request.segment.is_empty() && satellite.segment != request.segment;
+                if satellite.removed_at_ms != 0 || foreign {
+                    return ControlFlow::Continue(());
+                }
+                send(v1::PortRecord {
+                    satellite: satellite.name,
+                    segment: satellite.segment,
+                    address: address_to_wire(row.address),
+                    target: row.target,
+                    protocol: v1::Protocol::from(row.protocol).into(),
+                    state: v1::PortState::from(row.state).into(),
+                    reason: v1::Reason::from(row.reason).into(),
+                    ports: Some((&row.ports).into()),
+                    since_at_ms: row.since.as_millisecond(),
+                    last_seen_at_ms: row.last_seen.as_millisecond(),
+                })
+            })?;
+        }
+        Ok(())
+    }))
+}
+
+pub(super) fn history(
+    service: &ConsoleService,
+    request: v1::HistoryRequest,
+) -> Result<Streamed<v1::HistoryRecord>, Status> {
+    let port = request
+        .port
+        .map(|port| u16::try_from(port).map_err(|_| Status::invalid_argument(format!("{port} is no port"))))
+        .transpose()?;
+    let since = Timestamp::from_millisecond(request.since_at_ms)
+        .map_err(|_| Status::invalid_argument("the time is out of range"))?;
+    let hosts: Vec<(String, IpAddr)> = hosts(service, &request.host)?
+        .into_iter()
+        .flat_map(|(tenants, host)| {
+            tenants.into_iter().filter_map(move |tenant| Some((tenant, host?.addr()))).collect::<Vec<_>>()
+        })
+        .collect();
+    let service = service.clone();
+    Ok(streamed(move |send| {
+        let name_of = |id: SatelliteId| service.registry.get(id).map_or_else(|| id.to_string(), |r| r.name);
+        for (tenant, address) in &hosts {
+            for first in service.store.first_seen(tenant, *address)? {
+                let record = v1::history_record::Record::FirstSeen(v1::FirstSeen {
+                    satellite: name_of(first.satellite),
+                    address: address_to_wire(*address),
+                    at_ms: first.at.as_millisecond(),
+                });
+                if send(v1::HistoryRecord { record: Some(record) }).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        for (tenant, address) in hosts {
+            let query = HistoryQuery { tenant, address, port, since };
+            service.store.history(&query, |change| {
+                let record = v1::history_record::Record::Change(v1::PortChange {
+                    at_ms: change.at.as_millisecond(),
+                    satellite: name_of(change.satellite),
+                    address: address_to_wire(change.address),
+                    protocol: v1::Protocol::from(change.protocol).into(),
+                    ports: Some((&change.ports).into()),
+                    from: v1::PortState::from(change.from).into(),
+                    to: v1::PortState::from(change.to).into(),
+                    reason: v1::Reason::from(change.reason).into(),
+                    late: change.late,
+                });
+                send(v1::HistoryRecord { record: Some(record) })
+            })?;
+        }
+        Ok(())
+    }))
+}
+
+/// The (tenants, network) pairs that a host argument stands for: an address, a network, a name; empty is all.
+fn hosts(service: &ConsoleService, host: &str) -> Result<Vec<(Vec<String>, Option<IpNet>)>, Status> {
+    let tenants = service.registry.tenants();
+    if host.is_empty() {
+        return Ok(vec![(tenants, None)]);
+    }
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![(tenants, Some(address.to_canonical().into()))]);
+    }
+    if let Ok(network) = parse_network(host) {
+        return Ok(vec![(tenants, Some(network))]);
+    }
+    let mut found = Vec::new();
+    for tenant in tenants {
+        for address in service.store.addresses_of(&tenant, host)? {
+            found.push((vec![tenant.clone()], Some(IpNet::from(address))));
+        }
+    }
+    if found.is_empty() {
+        let name: String = host.chars().filter(|c| !c.is_control()).take(253).collect();
+        return Err(Status::not_found(format!("nothing was scanned by the name `{name}`: try its address")));
+    }
+    Ok(found)
+}
+
+/// Runs a blocking read whose every record goes to the stream; it stops when the reader goes.
+fn streamed<T: Send + 'static>(
+    read: impl FnOnce(&mut dyn FnMut(T) -> ControlFlow<()>) -> Result<(), StoreError> + Send + 'static,
+) -> Streamed<T> {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    tokio::task::spawn_blocking(move || {
+        let mut send = |record| match sender.blocking_send(Ok(record)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        };
+        if let Err(error) = read(&mut send) {
+            let _ = sender.blocking_send(Err(error.into()));
+        }
+    });
+    Box::pin(ReceiverStream::new(receiver))
+}

@@ -1,0 +1,145 @@
+//! The Console service: what operators may ask. One file a resource; this one only says where each call goes.
+
+mod inventory;
+mod satellites;
+mod scans;
+mod status;
+
+use crate::peer::{Peer, PeerIdentity};
+use crate::pki::server_certificate::ServerCertificate;
+use crate::registry::{Registry, RegistryError};
+use crate::scans::Scans;
+use crate::store::{Store, StoreError};
+use crate::uplink::Hub;
+use jiff::Timestamp;
+use portolan_common::ids::DeploymentId;
+use portolan_proto::v1;
+use portolan_proto::v1::console_server::Console;
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// See the module.
+#[derive(Clone)]
+pub struct ConsoleService {
+    /// Where everything is.
+    pub store: Store,
+    /// Who is registered.
+    pub registry: Arc<Registry>,
+    /// Who is connected.
+    pub hub: Arc<Hub>,
+    /// What runs.
+    pub scans: Arc<Scans>,
+    /// For `status`.
+    pub certificate: Arc<ServerCertificate>,
+    /// For `status`.
+    pub deployment: DeploymentId,
+    /// For `status`.
+    pub started_at: Timestamp,
+    /// `HOST:PORT` for join tokens; follows `deployment.toml`.
+    pub dial_addresses: Arc<arc_swap::ArcSwap<Vec<String>>>,
+    /// The pin for join tokens.
+    pub ca_pin: [u8; 32],
+}
+
+impl ConsoleService {
+    /// Who calls, for the record.
+    fn operator<T>(request: &Request<T>) -> (String, Timestamp) {
+        match request.extensions().get::<Peer>().map(|peer| &peer.identity) {
+            Some(PeerIdentity::Operator { name, not_after, .. }) => (name.clone(), *not_after),
+            // The authorization table lets nobody else through.
+            _ => (String::new(), Timestamp::UNIX_EPOCH),
+        }
+    }
+}
+
+impl From<RegistryError> for Status {
+    fn from(error: RegistryError) -> Self {
+        let words = error.to_string();
+        match error {
+            RegistryError::Unknown { .. } => Self::not_found(words),
+            RegistryError::Taken(_) => Self::already_exists(words),
+            RegistryError::Name(_) | RegistryError::TokenLife => Self::invalid_argument(words),
+            RegistryError::Active(_) => Self::failed_precondition(words),
+            RegistryError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for Status {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "a console call failed");
+        Self::internal(error.to_string())
+    }
+}
+
+#[tonic::async_trait]
+impl Console for ConsoleService {
+    type ScanStream = Streamed<v1::ScanEvent>;
+    type ListPortsStream = Streamed<v1::PortRecord>;
+    type HistoryStream = Streamed<v1::HistoryRecord>;
+
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+        Ok(Response::new(status::status(self, &request)))
+    }
+
+    async fn add_satellite(
+        &self,
+        request: Request<v1::AddSatelliteRequest>,
+    ) -> Result<Response<v1::AddSatelliteResponse>, Status> {
+        let (operator, _) = Self::operator(&request);
+        satellites::add(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_satellites(
+        &self,
+        request: Request<v1::ListSatellitesRequest>,
+    ) -> Result<Response<v1::ListSatellitesResponse>, Status> {
+        satellites::list(self, &request.into_inner().name).map(Response::new)
+    }
+
+    async fn revoke_satellite(
+        &self,
+        request: Request<v1::RevokeSatelliteRequest>,
+    ) -> Result<Response<v1::RevokeSatelliteResponse>, Status> {
+        let (operator, _) = Self::operator(&request);
+        satellites::revoke(self, &operator, &request.into_inner().name).await.map(Response::new)
+    }
+
+    async fn remove_satellite(
+        &self,
+        request: Request<v1::RemoveSatelliteRequest>,
+    ) -> Result<Response<v1::RemoveSatelliteResponse>, Status> {
+        let (operator, _) = Self::operator(&request);
+        satellites::remove(self, &operator, &request.into_inner().name).await.map(Response::new)
+    }
+
+    async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
+        let (operator, _) = Self::operator(&request);
+        scans::scan(self, &operator, request.into_inner()).map(Response::new)
+    }
+
+    async fn cancel_scan(
+        &self,
+        request: Request<v1::CancelScanRequest>,
+    ) -> Result<Response<v1::CancelScanResponse>, Status> {
+        scans::cancel(self, &request.into_inner().scan_id).map(Response::new)
+    }
+
+    async fn list_ports(
+        &self,
+        request: Request<v1::ListPortsRequest>,
+    ) -> Result<Response<Self::ListPortsStream>, Status> {
+        inventory::ports(self, request.into_inner()).map(Response::new)
+    }
+
+    async fn history(
+        &self,
+        request: Request<v1::HistoryRequest>,
+    ) -> Result<Response<Self::HistoryStream>, Status> {
+        inventory::history(self, request.into_inner()).map(Response::new)
+    }
+}

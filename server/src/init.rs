@@ -1,0 +1,237 @@
+//! `init` and `admin`: what is done on the server's machine before or beside the running server.
+
+use crate::data_dir::{self, DataDir, DataDirError, Deployment, NameError};
+use crate::pki::PkiError;
+use crate::pki::authority::{Authority, OPERATOR_LIFE};
+use crate::store::{Store, StoreError};
+use jiff::Timestamp;
+use portolan_common::ids::{DeploymentId, OperatorId};
+use portolan_transport::context::{self, Context, ContextError};
+use portolan_transport::files::{self, FileError};
+use portolan_transport::identity::chain_to_pem;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// An `init` or `admin` that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// There is a server already.
+    #[error(
+        "{} already holds a Portolan server and was left untouched: run it with `portolan-server run`, or choose \
+         another --data-dir",
+        .0.display()
+    )]
+    Exists(PathBuf),
+    /// The directory holds something else.
+    #[error("{} is not empty and holds no Portolan server: choose an empty or new directory", .0.display())]
+    NotEmpty(PathBuf),
+    /// The operator's context file exists.
+    #[error(
+        "the console context {} exists already and was left untouched: move it away, or name another file with \
+         --admin-out FILE",
+        .0.display()
+    )]
+    ContextExists(PathBuf),
+    /// A name is malformed.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// A file cannot be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A certificate cannot be made.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The store cannot be made.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The context cannot be written.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+}
+
+/// What `init` made.
+#[derive(Debug)]
+pub struct Initialised {
+    /// The new deployment.
+    pub deployment: DeploymentId,
+    /// The first operator's context file.
+    pub context: PathBuf,
+    /// Where clients will look for the server.
+    pub dial_addresses: Vec<String>,
+}
+
+/// Makes certificate authority, server certificate, store and the first operator's context. Everything that can be
+/// refused is refused before anything is written; `deployment.toml` comes last, so that a directory with it is whole.
+///
+/// # Errors
+/// [`InitError`].
+pub fn init(
+    data: &DataDir,
+    names: &[String],
+    admin_out: Option<&Path>,
+    now: Timestamp,
+) -> Result<Initialised, InitError> {
+    let dial_addresses = data_dir::dial_addresses(names)?;
+    let hosts = data_dir::certificate_names(names)?;
+    if data.deployment_file().exists() {
+        return Err(InitError::Exists(data.path().to_owned()));
+    }
+    let context_path = new_context_path(admin_out)?;
+    files::create_private_dir(data.path())?;
+    let occupied = std::fs::read_dir(data.path())
+        .map_err(FileError::on("read", data.path()))?
+        .filter_map(Result::ok)
+        .any(|entry| !is_leftover(&entry.file_name().to_string_lossy()));
+    if occupied {
+        return Err(InitError::NotEmpty(data.path().to_owned()));
+    }
+    let _lock = data.lock()?;
+    remove_leftovers(data)?;
+
+    let id = DeploymentId(Uuid::new_v4());
+    let authority = Authority::create(&data.ca(), id, now)?;
+    authority.issue_server(&hosts, now)?.store(&data.server_identity()).map_err(PkiError::from)?;
+    Store::create(&data.store())?;
+    let deployment = Deployment { id: id.to_string(), names: names.to_vec(), created_at: now };
+    write_operator_context(&authority, &dial_addresses, "admin", &context_path, now)?;
+    let text = toml::to_string(&deployment)
+        .map_err(|error| DataDirError::Damaged { path: data.deployment_file(), reason: error.to_string() })?;
+    let text = format!(
+        "# The identity of this Portolan deployment. `names` may be edited: a running server takes them over.\n{text}"
+    );
+    files::write_private(&data.deployment_file(), text.as_bytes())?;
+    Ok(Initialised { deployment: id, context: context_path, dial_addresses })
+}
+
+/// What an `init` that died half-way leaves behind.
+fn is_leftover(name: &str) -> bool {
+    matches!(name, "ca" | "store" | "lock" | "server.pem") || name.ends_with(".tmp")
+}
+
+/// Without `deployment.toml` nothing of it was ever used.
+fn remove_leftovers(data: &DataDir) -> Result<(), InitError> {
+    for directory in [data.ca(), data.store()] {
+        if directory.exists() {
+            std::fs::remove_dir_all(&directory).map_err(FileError::on("remove the leftover", &directory))?;
+        }
+    }
+    Ok(())
+}
+
+/// What `admin` made.
+#[derive(Debug)]
+pub struct IssuedOperator {
+    /// The context file.
+    pub context: PathBuf,
+    /// When its certificate expires.
+    pub expires: Timestamp,
+}
+
+/// Issues a new operator's certificate, also beside a running server.
+///
+/// # Errors
+/// [`InitError`].
+pub fn admin(
+    data: &DataDir,
+    name: &str,
+    admin_out: Option<&Path>,
+    now: Timestamp,
+) -> Result<IssuedOperator, InitError> {
+    let (id, deployment) = data.deployment()?;
+    let authority = Authority::load(&data.ca(), id)?;
+    let context = new_context_path(admin_out)?;
+    let dial_addresses = data_dir::dial_addresses(&deployment.names)?;
+    write_operator_context(&authority, &dial_addresses, name, &context, now)?;
+    Ok(IssuedOperator { context, expires: now + OPERATOR_LIFE })
+}
+
+fn new_context_path(admin_out: Option<&Path>) -> Result<PathBuf, InitError> {
+    let path = match admin_out {
+        Some(path) => path.to_owned(),
+        None => context::path_of(context::DEFAULT)?,
+    };
+    if path.exists() { Err(InitError::ContextExists(path)) } else { Ok(path) }
+}
+
+fn write_operator_context(
+    authority: &Authority,
+    servers: &[String],
+    name: &str,
+    path: &Path,
+    now: Timestamp,
+) -> Result<(), InitError> {
+    let identity = authority.issue_operator(OperatorId(Uuid::now_v7()), name, now)?;
+    let chain = chain_to_pem(&identity.chain);
+    let pem = identity.to_pem();
+    let context = Context {
+        servers: servers.to_vec(),
+        ca: chain_to_pem(std::slice::from_ref(authority.root())),
+        key: pem.strip_prefix(&chain).unwrap_or(&pem).to_owned(),
+        certificate: chain,
+    };
+    Ok(context.store(path)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    /// The class of CVE-2026-24414: key files that others can read.
+    #[test]
+    fn everything_it_writes_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::new(&dir.path().join("data"));
+        let out = dir.path().join("admin.toml");
+        init(&data, &["localhost".into()], Some(&out), Timestamp::now()).unwrap();
+        let mut waiting = vec![data.path().to_owned(), out];
+        while let Some(path) = waiting.pop() {
+            let metadata = std::fs::metadata(&path).unwrap();
+            if path != data.store() && path.starts_with(data.store()) {
+                // sled sets no mode; the binaries' umask does.
+                continue;
+            }
+            let mode = metadata.permissions().mode() & 0o777;
+            if metadata.is_dir() {
+                assert_eq!(mode, 0o700, "{}", path.display());
+                waiting.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            } else {
+                assert_eq!(mode, 0o600, "{}", path.display());
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_one_refuses_and_touches_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::new(dir.path());
+        let out = dir.path().join("../admin-1.toml");
+        let out = dir.path().parent().unwrap().join(out.file_name().unwrap());
+        let _ = std::fs::remove_file(&out);
+        init(&data, &["localhost".into()], Some(&out), Timestamp::now()).unwrap();
+        let before = std::fs::read(data.ca().join("root.key")).unwrap();
+        let again = init(&data, &["localhost".into()], Some(&dir.path().join("x.toml")), Timestamp::now());
+        assert!(matches!(again, Err(InitError::Exists(_))));
+        assert_eq!(std::fs::read(data.ca().join("root.key")).unwrap(), before);
+        let admin = admin(&data, "second", Some(&out), Timestamp::now());
+        assert!(matches!(admin, Err(InitError::ContextExists(_))));
+        std::fs::remove_file(&out).unwrap();
+    }
+
+    #[test]
+    fn a_half_made_one_is_made_again_and_a_foreign_directory_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::new(&dir.path().join("data"));
+        Authority::create(&data.ca(), DeploymentId(Uuid::nil()), Timestamp::now()).unwrap();
+        init(&data, &["localhost".into()], Some(&dir.path().join("a.toml")), Timestamp::now()).unwrap();
+
+        let foreign = DataDir::new(&dir.path().join("foreign"));
+        files::create_private_dir(foreign.path()).unwrap();
+        std::fs::write(foreign.path().join("thesis.tex"), "").unwrap();
+        let error = init(&foreign, &["localhost".into()], Some(&dir.path().join("b.toml")), Timestamp::now());
+        assert!(matches!(error, Err(InitError::NotEmpty(_))));
+    }
+}

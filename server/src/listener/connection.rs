@@ -1,0 +1,177 @@
+//! One connection: handshake under a time limit, identity, then the services that the identity picks.
+
+use super::Shared;
+use super::admission::Ticket;
+use crate::authorization::{Denied, authorize};
+use crate::peer::{Peer, PeerIdentity};
+use axum::Router;
+use axum::body::Body;
+use http::{Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tower::{ServiceExt as _, service_fn};
+
+/// HTTP/2 pings and their answers: a half-open connection is found in 16 s at most.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(6);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_STREAMS: u32 = 64;
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+const MAX_HEADER_BYTES: u32 = 16 * 1024;
+
+/// Time limits of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For the TLS handshake.
+    pub handshake: Duration,
+    /// For everything an anonymous connection does: enrolling takes one call.
+    pub anonymous: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { handshake: Duration::from_secs(5), anonymous: Duration::from_secs(30) }
+    }
+}
+
+/// The routers of each kind of peer; what a kind may not name is not in its router.
+#[derive(Clone)]
+pub struct Services {
+    /// Enrollment and health.
+    pub anonymous: Router,
+    /// Uplink and health.
+    pub satellite: Router,
+    /// Console, metrics and health.
+    pub operator: Router,
+    /// Turns a verified chain into an identity.
+    pub identify: Arc<dyn Fn(Option<&[rustls::pki_types::CertificateDer<'_>]>) -> PeerIdentity + Send + Sync>,
+    /// `/metrics` without a certificate.
+    pub public_metrics: bool,
+}
+
+pub(super) async fn serve(
+    stream: TcpStream,
+    address: SocketAddr,
+    ticket: Ticket,
+    shared: Arc<Shared>,
+    shutdown: CancellationToken,
+) {
+    let _ = stream.set_nodelay(true);
+    let acceptor = TlsAcceptor::from(shared.tls.clone());
+    let tls = tokio::select! {
+        handshake = tokio::time::timeout(shared.limits.handshake, acceptor.accept(stream)) => match handshake {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(error)) => {
+                shared.metrics.handshakes_failed.inc();
+                // Port scanners do this all day long.
+                tracing::debug!(%address, %error, "TLS handshake failed");
+                return;
+            }
+            Err(_) => {
+                shared.metrics.handshakes_failed.inc();
+                tracing::debug!(%address, "TLS handshake timed out");
+                return;
+            }
+        },
+        () = shutdown.cancelled() => return,
+    };
+    let identity = (shared.services.identify)(tls.get_ref().1.peer_certificates());
+    let router = match &identity {
+        PeerIdentity::Satellite { .. } => shared.services.satellite.clone(),
+        PeerIdentity::Operator { .. } => shared.services.operator.clone(),
+        PeerIdentity::Anonymous => shared.services.anonymous.clone(),
+        PeerIdentity::Refused(why) => {
+            tracing::info!(%address, why, "refused a certificate");
+            shared.services.anonymous.clone()
+        }
+    };
+    let authenticated = matches!(identity, PeerIdentity::Satellite { .. } | PeerIdentity::Operator { .. });
+    // Who proved an identity gives its place back; the others keep theirs while they are here.
+    let ticket = (!authenticated).then_some(ticket);
+    let peer = Peer { address, identity };
+    let public_metrics = shared.services.public_metrics;
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (peer, router) = (peer.clone(), router.clone());
+        async move { Ok::<_, Infallible>(answer(peer, router, request, public_metrics).await) }
+    });
+
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(shared.limits.handshake)
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEADER_BYTES);
+    let mut connection =
+        pin!(builder.serve_connection(TokioIo::new(tls), TowerToHyperService::new(service)));
+    let limit = if authenticated { Duration::MAX } else { shared.limits.anonymous };
+    let mut deadline = pin!(tokio::time::sleep(limit.min(Duration::from_secs(u32::MAX.into()))));
+    let mut closing = false;
+    loop {
+        tokio::select! {
+            result = connection.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(%address, error = %error, "connection ended");
+                }
+                break;
+            }
+            () = shutdown.cancelled(), if !closing => {
+                closing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = deadline.as_mut() => break,
+        }
+    }
+    drop(ticket);
+}
+
+async fn answer(peer: Peer, router: Router, mut request: Request<Incoming>, public_metrics: bool) -> Response<Body> {
+    let is_grpc = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    if let Err(denied) = authorize(&peer.identity, &request, public_metrics) {
+        tracing::debug!(address = %peer.address, path = request.uri().path(), ?denied, "denied");
+        return deny(denied, is_grpc);
+    }
+    request.extensions_mut().insert(peer);
+    match router.oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+fn deny(denied: Denied, is_grpc: bool) -> Response<Body> {
+    if is_grpc {
+        let status = match denied {
+            Denied::Unauthenticated => tonic::Status::unauthenticated("a client certificate is required"),
+            Denied::Forbidden => tonic::Status::permission_denied("this certificate may not do that"),
+            Denied::Refused(why) => tonic::Status::permission_denied(why),
+        };
+        return status.into_http();
+    }
+    let (code, words) = match denied {
+        Denied::Unauthenticated => (StatusCode::UNAUTHORIZED, "a client certificate is required\n"),
+        Denied::Forbidden => (StatusCode::FORBIDDEN, "this certificate may not do that\n"),
+        Denied::Refused(why) => (StatusCode::FORBIDDEN, why),
+    };
+    let mut response = Response::new(Body::from(words));
+    *response.status_mut() = code;
+    response
+}

@@ -1,0 +1,79 @@
+//! The one port: an accept loop that never handshakes itself, and the connections behind it.
+
+mod admission;
+mod connection;
+mod tls;
+
+pub use admission::Admission;
+pub use connection::{Limits, Services};
+pub use tls::server_config;
+
+use crate::metrics::Metrics;
+use rustls::ServerConfig;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long to wait for descriptors to come free before accepting again.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
+
+/// What every connection shares.
+pub struct Shared {
+    /// TLS.
+    pub tls: Arc<ServerConfig>,
+    /// What is served to whom.
+    pub services: Services,
+    /// Unauthenticated connections by address.
+    pub admission: Arc<Admission>,
+    /// Time limits.
+    pub limits: Limits,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Accepts until `shutdown`, then returns; the connections live on in `tasks` and end by themselves.
+pub async fn accept(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                shared.metrics.connections.inc();
+                // Over the cap the connection is closed at once, before it costs a handshake.
+                let Some(ticket) = shared.admission.admit(address.ip()) else {
+                    shared.metrics.connections_refused.inc();
+                    close_now(stream);
+                    continue;
+                };
+                tasks.spawn(connection::serve(stream, address, ticket, shared.clone(), shutdown.clone()));
+            }
+            Err(error) if is_exhausted(&error) => {
+                tracing::warn!(%error, "cannot accept: out of descriptors or memory; pausing");
+                shared.metrics.accept_pauses.inc();
+                tokio::time::sleep(EXHAUSTED_PAUSE).await;
+            }
+            // The peer went away between its SYN and our accept.
+            Err(error) => tracing::debug!(%error, "accept"),
+        }
+    }
+}
+
+fn is_exhausted(error: &io::Error) -> bool {
+    use nix::libc;
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+fn close_now(stream: TcpStream) {
+    // A reset: no TIME_WAIT for somebody who hammers the port. Failing to set it costs nothing else.
+    let _ = stream.set_zero_linger();
+}

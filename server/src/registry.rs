@@ -1,0 +1,414 @@
+//! The registered satellites, in memory over the store: who may enrol, who may connect, who was revoked.
+//!
+//! Reads take no I/O, so that nothing in the path of a handshake waits for a disk. Changes are serialised, durable
+//! first, visible after.
+
+use crate::pki::PkiError;
+use crate::pki::authority::{Authority, Issued};
+use crate::store::{SatelliteRecord, Store, StoreError, TokenRecord};
+use jiff::{SignedDuration, Timestamp};
+use portolan_common::ids::SatelliteId;
+use portolan_common::names::{NameError, check_name};
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
+use uuid::Uuid;
+
+/// The shortest and longest life of a join token.
+pub const TOKEN_LIFE: std::ops::RangeInclusive<SignedDuration> =
+    SignedDuration::from_mins(1)..=SignedDuration::from_hours(24 * 30);
+/// The life of a join token when none is asked for.
+pub const TOKEN_LIFE_DEFAULT: SignedDuration = SignedDuration::from_hours(1);
+
+/// See the module.
+pub struct Registry {
+    store: Store,
+    records: RwLock<HashMap<SatelliteId, SatelliteRecord>>,
+    changing: tokio::sync::Mutex<()>,
+}
+
+/// A change or look-up that is not possible.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// No satellite has the name.
+    #[error("there is no satellite `{name}`{hint}")]
+    Unknown {
+        /// As asked.
+        name: String,
+        /// ` (did you mean …)`, the list, or empty.
+        hint: String,
+    },
+    /// The name is taken.
+    #[error("a satellite `{0}` exists already: choose another name, or revoke and remove that one first")]
+    Taken(String),
+    /// The name, segment or tenant is malformed.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The token's life is out of range.
+    #[error("a token's life is 1 minute to 30 days")]
+    TokenLife,
+    /// Only a revoked or pending satellite can be removed.
+    #[error("`{0}` is active: revoke it first (`portolan satellite revoke {0}`)")]
+    Active(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// An enrollment that is refused. Only whoever holds the secret learns more than "unknown".
+#[derive(Debug, thiserror::Error)]
+pub enum RedeemError {
+    /// No token has this secret.
+    #[error("this server does not know the join token")]
+    Unknown,
+    /// It was used, with another key.
+    #[error(
+        "the join token was used at {0}: a token enrols one satellite once (if that was not you, revoke the \
+         satellite; `portolan satellite add` makes a new token)"
+    )]
+    Used(Timestamp),
+    /// It is too old.
+    #[error("the join token expired at {0}: `portolan satellite add` makes a new one")]
+    Expired(Timestamp),
+    /// A newer token was made for the same satellite, or the satellite was revoked.
+    #[error("the join token is void: a newer one was made, or the satellite was revoked")]
+    Void,
+    /// The signing request is not acceptable; the token is not used up.
+    #[error(transparent)]
+    Request(PkiError),
+    /// The store failed; the token is not used up.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Registry {
+    /// Reads every satellite's record.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn load(store: Store) -> Result<Self, StoreError> {
+        let mut records = HashMap::new();
+        for record in store.satellites()? {
+            records.insert(record.satellite_id()?, record);
+        }
+        Ok(Self { store, records: RwLock::new(records), changing: tokio::sync::Mutex::default() })
+    }
+
+    /// The record of an id, removed ones included.
+    pub fn get(&self, id: SatelliteId) -> Option<SatelliteRecord> {
+        self.records.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// Everything that is not removed, by name.
+    pub fn list(&self) -> Vec<SatelliteRecord> {
+        let records = self.records.read().unwrap_or_else(PoisonError::into_inner);
+        let mut list: Vec<_> = records.values().filter(|r| r.removed_at_ms == 0).cloned().collect();
+        list.sort_by(|a, b| a.name.cmp(&b.name));
+        list
+    }
+
+    /// Every tenant that has, or had, a satellite.
+    pub fn tenants(&self) -> Vec<String> {
+        let records = self.records.read().unwrap_or_else(PoisonError::into_inner);
+        let mut tenants: Vec<_> = records.values().map(|r| r.tenant.clone()).collect();
+        tenants.sort();
+        tenants.dedup();
+        tenants
+    }
+
+    /// The satellite of a name.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unknown`] with the nearest names.
+    pub fn find(&self, name: &str) -> Result<SatelliteRecord, RegistryError> {
+        let mut list = self.list();
+        if let Some(at) = list.iter().position(|r| r.name == name) {
+            return Ok(list.swap_remove(at));
+        }
+        let near = list
+            .iter()
+            .map(|r| (strsim::damerau_levenshtein(&r.name, name), &r.name))
+            .min()
+            .filter(|(distance, known)| *distance <= known.len() / 2);
+        let hint = match near {
+            Some((_, known)) => format!(": did you mean `{known}`?"),
+            None if list.is_empty() => ": none was added yet (`portolan satellite add NAME --segment SEG`)".into(),
+            None => format!(
+                ": known are {}",
+                list.iter().take(10).map(|r| r.name.as_str()).collect::<Vec<_>>().join(", ")
+            ),
+        };
+        // What was typed goes back to a terminal.
+        let name = name.chars().filter(|c| !c.is_control()).take(64).collect();
+        Err(RegistryError::Unknown { name, hint })
+    }
+
+    /// Registers a satellite with the hash of its token's secret. One that never enrolled may be added again.
+    ///
+    /// # Errors
+    /// [`RegistryError`] when a name is malformed or taken, or the life out of range.
+    pub async fn add(
+        &self,
+        name: &str,
+        segment: &str,
+        tenant: &str,
+        token_hash: [u8; 32],
+        life: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Timestamp, RegistryError> {
+        check_name("satellite", name)?;
+        check_name("segment", segment)?;
+        check_name("tenant", tenant)?;
+        if !TOKEN_LIFE.contains(&life) {
+            return Err(RegistryError::TokenLife);
+        }
+        let _changing = self.changing.lock().await;
+        let id = match self.find(name) {
+            Ok(pending) if pending.enrolled_at_ms == 0 && pending.revoked_at_ms == 0 => pending.satellite_id()?,
+            Ok(_) => return Err(RegistryError::Taken(name.to_owned())),
+            Err(_) => SatelliteId(Uuid::now_v7()),
+        };
+        let record = SatelliteRecord {
+            id: id.as_bytes().to_vec(),
+            name: name.to_owned(),
+            segment: segment.to_owned(),
+            tenant: tenant.to_owned(),
+            added_at_ms: now.as_millisecond(),
+            assignment_revision: 1,
+            token_hash: token_hash.to_vec(),
+            ..SatelliteRecord::default()
+        };
+        let expires = now + life;
+        let token = TokenRecord {
+            satellite: id.as_bytes().to_vec(),
+            expires_at_ms: expires.as_millisecond(),
+            ..TokenRecord::default()
+        };
+        self.put(record, Some((token_hash, token))).await?;
+        Ok(expires)
+    }
+
+    /// Exchanges a token's secret and a signing request for a certificate, once.
+    ///
+    /// # Errors
+    /// [`RedeemError`].
+    pub async fn redeem(
+        &self,
+        secret: &[u8],
+        csr_der: &[u8],
+        authority: &Authority,
+        life: SignedDuration,
+        now: Timestamp,
+    ) -> Result<(SatelliteRecord, Issued), RedeemError> {
+        let hash = Store::token_key(secret);
+        let _changing = self.changing.lock().await;
+        let token = self.store.token(&hash)?.ok_or(RedeemError::Unknown)?;
+        let time = |ms| Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH);
+        let mut record = SatelliteId::from_slice(&token.satellite)
+            .and_then(|id| self.get(id))
+            .ok_or(RedeemError::Void)?;
+        if record.token_hash != hash || record.revoked_at_ms != 0 || record.removed_at_ms != 0 {
+            return Err(RedeemError::Void);
+        }
+        let id = record.satellite_id()?;
+        let expired = now.as_millisecond() > token.expires_at_ms;
+        if expired && token.used_at_ms == 0 {
+            return Err(RedeemError::Expired(time(token.expires_at_ms)));
+        }
+        let issued =
+            authority.issue_satellite(csr_der, id, &record.name, life, now).map_err(RedeemError::Request)?;
+        // The same key may ask again while the token lives: the first answer may have been lost on its way.
+        if token.used_at_ms != 0 && (expired || token.used_by_key != issued.key_fingerprint) {
+            return Err(RedeemError::Used(time(token.used_at_ms)));
+        }
+        record.enrolled_at_ms = now.as_millisecond();
+        record.certificate_expires_at_ms = issued.not_after.as_millisecond();
+        record.key_fingerprint = issued.key_fingerprint.to_vec();
+        let used = TokenRecord {
+            used_at_ms: now.as_millisecond(),
+            used_by_key: issued.key_fingerprint.to_vec(),
+            ..token
+        };
+        self.put(record.clone(), Some((hash, used))).await?;
+        Ok((record, issued))
+    }
+
+    /// Issues the next certificate of an enrolled satellite, for a new key.
+    ///
+    /// # Errors
+    /// [`RedeemError::Request`] for the key it has already or an unacceptable request, [`RedeemError::Void`] when
+    /// it was revoked.
+    pub async fn renew(
+        &self,
+        id: SatelliteId,
+        csr_der: &[u8],
+        authority: &Authority,
+        life: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Issued, RedeemError> {
+        let _changing = self.changing.lock().await;
+        let mut record = self.get(id).filter(|r| r.revoked_at_ms == 0).ok_or(RedeemError::Void)?;
+        let issued =
+            authority.issue_satellite(csr_der, id, &record.name, life, now).map_err(RedeemError::Request)?;
+        if record.key_fingerprint == issued.key_fingerprint {
+            return Err(RedeemError::Request(PkiError::Request("a renewal needs a new key")));
+        }
+        record.certificate_expires_at_ms = issued.not_after.as_millisecond();
+        record.key_fingerprint = issued.key_fingerprint.to_vec();
+        self.put(record, None).await?;
+        Ok(issued)
+    }
+
+    /// Changes a satellite's record; `change` sees the newest one.
+    ///
+    /// # Errors
+    /// When the store fails. An unknown id changes nothing.
+    pub async fn update(&self, id: SatelliteId, change: impl FnOnce(&mut SatelliteRecord)) -> Result<(), StoreError> {
+        let _changing = self.changing.lock().await;
+        let Some(mut record) = self.get(id) else { return Ok(()) };
+        change(&mut record);
+        self.put(record, None).await
+    }
+
+    /// Refuses the satellite's certificates from now on.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unknown`], or when the store fails.
+    pub async fn revoke(&self, name: &str, now: Timestamp) -> Result<SatelliteId, RegistryError> {
+        let id = self.find(name)?.satellite_id()?;
+        self.update(id, |record| {
+            if record.revoked_at_ms == 0 {
+                record.revoked_at_ms = now.as_millisecond();
+            }
+        })
+        .await?;
+        Ok(id)
+    }
+
+    /// Forgets a revoked or pending satellite and frees its name.
+    ///
+    /// # Errors
+    /// [`RegistryError::Active`] while it may connect.
+    pub async fn remove(&self, name: &str, now: Timestamp) -> Result<(), RegistryError> {
+        let record = self.find(name)?;
+        if record.enrolled_at_ms != 0 && record.revoked_at_ms == 0 {
+            return Err(RegistryError::Active(record.name));
+        }
+        self.update(record.satellite_id()?, |record| record.removed_at_ms = now.as_millisecond()).await?;
+        Ok(())
+    }
+
+    /// Durable first, visible after.
+    async fn put(
+        &self,
+        record: SatelliteRecord,
+        token: Option<([u8; 32], TokenRecord)>,
+    ) -> Result<(), StoreError> {
+        let id = record.satellite_id()?;
+        self.store.put_satellite(record.clone(), token).await?;
+        self.records.write().unwrap_or_else(PoisonError::into_inner).insert(id, record);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portolan_common::ids::DeploymentId;
+    use portolan_transport::identity::KeyRequest;
+
+    const HOUR: SignedDuration = SignedDuration::from_hours(1);
+
+    struct Fixture {
+        _dir: tempfile::TempDir,
+        registry: Registry,
+        authority: Authority,
+        now: Timestamp,
+    }
+
+    fn fixture() -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        let now = Timestamp::from_second(1_790_000_000).unwrap();
+        let authority =
+            Authority::create(&dir.path().join("ca"), DeploymentId(Uuid::new_v4()), now).unwrap();
+        Store::create(&dir.path().join("store")).unwrap();
+        let registry = Registry::load(Store::open(&dir.path().join("store")).unwrap()).unwrap();
+        Fixture { _dir: dir, registry, authority, now }
+    }
+
+    impl Fixture {
+        async fn add(&self, secret: &[u8]) -> Result<Timestamp, RegistryError> {
+            self.registry.add("office-1", "office", "default", Store::token_key(secret), HOUR, self.now).await
+        }
+
+        async fn redeem(&self, secret: &[u8], csr: &[u8], now: Timestamp) -> Result<Issued, RedeemError> {
+            self.registry.redeem(secret, csr, &self.authority, HOUR * 24, now).await.map(|(_, issued)| issued)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_works_once_and_not_for_ever() {
+        let f = fixture();
+        let later = f.now + HOUR * 2;
+        let [mine, yours] = [(); 2].map(|()| KeyRequest::generate().unwrap().csr_der);
+        f.add(b"secret").await.unwrap();
+        assert!(matches!(f.redeem(b"wrong", &mine, f.now).await, Err(RedeemError::Unknown)));
+        assert!(matches!(f.redeem(b"secret", b"junk", f.now).await, Err(RedeemError::Request(_))));
+        assert!(matches!(f.redeem(b"secret", &mine, later).await, Err(RedeemError::Expired(_))));
+        f.redeem(b"secret", &mine, f.now).await.expect("a wrong try burns nothing");
+        f.redeem(b"secret", &mine, f.now).await.expect("the same key may ask again");
+        assert!(matches!(f.redeem(b"secret", &yours, f.now).await, Err(RedeemError::Used(_))));
+        assert!(matches!(f.redeem(b"secret", &mine, later).await, Err(RedeemError::Used(_))));
+    }
+
+    #[tokio::test]
+    async fn a_second_token_makes_the_first_void_until_enrolled() {
+        let f = fixture();
+        let csr = KeyRequest::generate().unwrap().csr_der;
+        f.add(b"first").await.unwrap();
+        f.add(b"second").await.unwrap();
+        assert!(matches!(f.redeem(b"first", &csr, f.now).await, Err(RedeemError::Void)));
+        f.redeem(b"second", &csr, f.now).await.unwrap();
+        assert!(matches!(f.add(b"third").await, Err(RegistryError::Taken(_))));
+    }
+
+    #[tokio::test]
+    async fn a_renewal_needs_a_new_key_and_a_satellite_in_good_standing() {
+        let f = fixture();
+        let [old, new, newer] = [(); 3].map(|()| KeyRequest::generate().unwrap().csr_der);
+        f.add(b"secret").await.unwrap();
+        f.redeem(b"secret", &old, f.now).await.unwrap();
+        let id = f.registry.find("office-1").unwrap().satellite_id().unwrap();
+        let renew = async |csr: &[u8]| f.registry.renew(id, csr, &f.authority, HOUR, f.now).await;
+        assert!(matches!(renew(&old).await, Err(RedeemError::Request(_))));
+        renew(&new).await.unwrap();
+        f.registry.revoke("office-1", f.now).await.unwrap();
+        assert!(matches!(renew(&newer).await, Err(RedeemError::Void)));
+    }
+
+    #[tokio::test]
+    async fn removal_frees_the_name_and_keeps_the_record() {
+        let f = fixture();
+        let csr = KeyRequest::generate().unwrap().csr_der;
+        f.add(b"secret").await.unwrap();
+        f.redeem(b"secret", &csr, f.now).await.unwrap();
+        let id = f.registry.find("office-1").unwrap().satellite_id().unwrap();
+        assert!(matches!(f.registry.remove("office-1", f.now).await, Err(RegistryError::Active(_))));
+        f.registry.revoke("office-1", f.now).await.unwrap();
+        f.registry.remove("office-1", f.now).await.unwrap();
+        assert!(f.registry.find("office-1").is_err());
+        assert_eq!(f.registry.get(id).unwrap().name, "office-1");
+        f.add(b"again").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn unknown_names_get_a_hint() {
+        let f = fixture();
+        f.add(b"secret").await.unwrap();
+        let error = f.registry.find("ofice-1").unwrap_err().to_string();
+        assert!(error.contains("did you mean `office-1`"), "{error}");
+        assert!(matches!(
+            f.registry.add("No Name", "x", "y", [0; 32], HOUR, f.now).await,
+            Err(RegistryError::Name(_))
+        ));
+    }
+}

@@ -1,0 +1,223 @@
+//! The running server: one task list, built from the data directory, ended in order under a deadline.
+
+use crate::config::Config;
+use crate::console::ConsoleService;
+use crate::data_dir::{self, DataDir, DataDirError, NameError};
+use crate::enrollment::EnrollmentService;
+use crate::http::{self, HttpState};
+use crate::listener::{self, Admission, Limits, Services, Shared};
+use crate::metrics::Metrics;
+use crate::peer::PeerIdentity;
+use crate::pki::PkiError;
+use crate::pki::authority::Authority;
+use crate::pki::server_certificate::{Refresh, ServerCertificate};
+use crate::registry::Registry;
+use crate::scans::Scans;
+use crate::store::{Store, StoreError};
+use crate::uplink::{Hub, UplinkService};
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use portolan_proto::MAX_MESSAGE_BYTES;
+use portolan_proto::v1::console_server::ConsoleServer;
+use portolan_proto::v1::enrollment_server::EnrollmentServer;
+use portolan_proto::v1::uplink_server::UplinkServer;
+use portolan_transport::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+
+/// How long streams and connections may take to end.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+/// How often files are looked at for changes and certificates for their age.
+const REFRESH: Duration = Duration::from_secs(10);
+/// How often what is too old is dropped.
+const RETENTION: Duration = Duration::from_secs(3600);
+/// How often scans are looked at for satellites that stay away.
+const EXPIRE: Duration = Duration::from_millis(100);
+/// What an enrollment may send: a token and a signing request.
+const MAX_ENROLLMENT_BYTES: usize = 16 * 1024;
+
+/// A server that cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A name in `deployment.toml` is malformed.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// TLS cannot be set up.
+    #[error("cannot set up TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The listener has no address.
+    #[error("the listener failed: {0}")]
+    Listener(#[from] std::io::Error),
+}
+
+/// Runs a server on `listener` until `shutdown`; `reload` makes it look at its files at once.
+///
+/// # Errors
+/// [`RunError`] when it cannot start.
+pub async fn run(
+    data: DataDir,
+    config: Config,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+    reload: Arc<Notify>,
+) -> Result<(), RunError> {
+    let _lock = data.lock()?;
+    let (id, deployment) = data.deployment()?;
+    let authority = Arc::new(Authority::load(&data.ca(), id)?);
+    let hosts = data_dir::certificate_names(&deployment.names)?;
+    let certificate = Arc::new(ServerCertificate::open(&data, &authority, &hosts, Timestamp::now())?);
+    let dial_addresses = Arc::new(ArcSwap::from_pointee(data_dir::dial_addresses(&deployment.names)?));
+    let store = Store::open(&data.store())?;
+    let registry = Arc::new(Registry::load(store.clone())?);
+    let hub = Arc::new(Hub::default());
+    let scans = Arc::new(Scans::new(hub.clone()));
+    let metrics = Arc::new(Metrics::default());
+    let tasks = TaskTracker::new();
+    // Streams end before the connections under them, so that a goodbye still gets through.
+    let end_streams = CancellationToken::new();
+
+    let routes = http::router(Arc::new(HttpState {
+        store: store.clone(),
+        registry: registry.clone(),
+        hub: hub.clone(),
+        scans: scans.clone(),
+        metrics: metrics.clone(),
+    }));
+    let enrollment = EnrollmentServer::new(EnrollmentService {
+        registry: registry.clone(),
+        authority: authority.clone(),
+        life: config.satellite_certificate_life,
+    })
+    .max_decoding_message_size(MAX_ENROLLMENT_BYTES);
+    let uplink = UplinkServer::new(UplinkService {
+        store: store.clone(),
+        registry: registry.clone(),
+        hub: hub.clone(),
+        scans: scans.clone(),
+        authority: authority.clone(),
+        life: config.satellite_certificate_life,
+        metrics: metrics.clone(),
+        tasks: tasks.clone(),
+        shutdown: end_streams.clone(),
+    })
+    .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let console = ConsoleServer::new(ConsoleService {
+        store: store.clone(),
+        registry: registry.clone(),
+        hub,
+        scans: scans.clone(),
+        certificate: certificate.clone(),
+        deployment: id,
+        started_at: Timestamp::now(),
+        dial_addresses: dial_addresses.clone(),
+        ca_pin: pin::fingerprint(authority.root()),
+    })
+    .max_decoding_message_size(MAX_MESSAGE_BYTES);
+
+    let identify_registry = registry.clone();
+    let shared = Arc::new(Shared {
+        tls: Arc::new(listener::server_config(authority.root(), certificate.clone())?),
+        services: Services {
+            anonymous: routes.clone().merge(Routes::new(enrollment).into_axum_router()),
+            satellite: routes.clone().merge(Routes::new(uplink).into_axum_router()),
+            operator: routes.merge(Routes::new(console).into_axum_router()),
+            identify: Arc::new(move |chain| PeerIdentity::from_chain(chain, id, &identify_registry)),
+            public_metrics: config.public_metrics,
+        },
+        admission: Admission::new(config.unauthenticated_per_address, config.unauthenticated_total),
+        limits: Limits::default(),
+        metrics,
+    });
+
+    let address = listener.local_addr()?;
+    warn_of_other_ports(&dial_addresses.load(), address.port());
+    tracing::info!(%address, deployment = %id, version = env!("CARGO_PKG_VERSION"), "listening");
+    let accepting = tokio::spawn(listener::accept(listener, shared, tasks.clone(), shutdown.clone()));
+    let keeping = tokio::spawn(keep_certificate(data, authority, certificate, dial_addresses, reload));
+    let expiring = tokio::spawn(expire_scans(scans.clone()));
+    let dropping = tokio::spawn(drop_old(store, config.retention));
+
+    shutdown.cancelled().await;
+    tracing::info!("shutting down");
+    scans.end_all();
+    end_streams.cancel();
+    tasks.close();
+    if tokio::time::timeout(SHUTDOWN, tasks.wait()).await.is_err() {
+        tracing::warn!(connections = tasks.len(), "ended with connections still open");
+    }
+    for task in [accepting, keeping, expiring, dropping] {
+        task.abort();
+    }
+    Ok(())
+}
+
+/// A server that listens elsewhere than its names say is found by nobody.
+fn warn_of_other_ports(dial_addresses: &[String], port: u16) {
+    let dialled = |address: &String| address.rsplit(':').next().and_then(|p| p.parse::<u16>().ok());
+    if !dial_addresses.iter().filter_map(dialled).any(|dialled| dialled == port) {
+        tracing::warn!(
+            "clients will look for this server at {}, but it listens on port {port}: edit `names` in deployment.toml \
+             unless something forwards the port",
+            dial_addresses.join(", ")
+        );
+    }
+}
+
+async fn keep_certificate(
+    data: DataDir,
+    authority: Arc<Authority>,
+    certificate: Arc<ServerCertificate>,
+    dial_addresses: Arc<ArcSwap<Vec<String>>>,
+    reload: Arc<Notify>,
+) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(REFRESH) => {}
+            () = reload.notified() => {}
+        }
+        let refreshed = (|| {
+            let (_, deployment) = data.deployment()?;
+            let hosts = data_dir::certificate_names(&deployment.names)?;
+            dial_addresses.store(Arc::new(data_dir::dial_addresses(&deployment.names)?));
+            Ok::<_, RunError>(certificate.refresh(&data, &authority, &hosts, Timestamp::now())?)
+        })();
+        match refreshed {
+            Ok(Refresh::Kept) => {}
+            Ok(Refresh::Reloaded) => tracing::info!("the server's certificate was reloaded"),
+            Ok(Refresh::Renewed(why)) => tracing::info!(why, "the server's certificate was renewed"),
+            Err(error) => tracing::error!(%error, "cannot refresh the server's certificate; the old one stays"),
+        }
+    }
+}
+
+async fn expire_scans(scans: Arc<Scans>) {
+    loop {
+        tokio::time::sleep(EXPIRE).await;
+        scans.expire(Instant::now());
+    }
+}
+
+async fn drop_old(store: Store, keep: jiff::SignedDuration) {
+    loop {
+        match store.drop_older_than(keep, Timestamp::now()).await {
+            Ok(dropped) if dropped.is_empty() => {}
+            Ok(dropped) => tracing::info!(?dropped, "dropped what was too old"),
+            Err(error) => tracing::error!(%error, "cannot drop what is too old"),
+        }
+        tokio::time::sleep(RETENTION).await;
+    }
+}

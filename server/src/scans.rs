@@ -1,0 +1,458 @@
+//! The scans that run: which satellites work on them, and who waits for their events.
+//!
+//! It sends nothing itself: what a satellite is to be told is returned, or goes through the hub.
+
+use crate::uplink::Hub;
+use jiff::Timestamp;
+use portolan_common::ids::{Epoch, SatelliteId, ScanId};
+use portolan_proto::v1::{self, scan_event::Event, uplink_down::Message as Down};
+use prost::Message as _;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// Scans at once; each may occupy every satellite.
+const MAX_SCANS: usize = 64;
+/// Events that may wait for a slow reader. Nothing is lost beyond: the observations are stored.
+const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
+/// How long a broken stream may stay away before its part of a scan is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a satellite has to confirm a cancel.
+const CANCEL_PATIENCE: Duration = Duration::from_millis(900);
+
+/// A scan's events, with the bytes that wait in the queue.
+pub struct Events {
+    receiver: mpsc::UnboundedReceiver<v1::ScanEvent>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Events {
+    /// The next event; `None` after the last.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<v1::ScanEvent>> {
+        let event = self.receiver.poll_recv(context);
+        if let Poll::Ready(Some(event)) = &event {
+            self.waiting.fetch_sub(event.encoded_len(), Ordering::Relaxed);
+        }
+        event
+    }
+}
+
+/// A satellite's part in a scan, to begin with.
+pub struct Participant {
+    /// Which satellite.
+    pub id: SatelliteId,
+    /// As events name it.
+    pub name: String,
+    /// Why it takes no part; `None`: it does.
+    pub absent: Option<String>,
+}
+
+/// Too many scans run.
+#[derive(Debug, thiserror::Error)]
+#[error("{MAX_SCANS} scans are running already: wait for one to end, or cancel one")]
+pub struct TooManyScans;
+
+/// See the module.
+pub struct Scans {
+    hub: Arc<Hub>,
+    running: Mutex<HashMap<ScanId, Running>>,
+}
+
+struct Running {
+    start: v1::StartScan,
+    parts: HashMap<SatelliteId, Part>,
+    events: mpsc::UnboundedSender<v1::ScanEvent>,
+    waiting: Arc<AtomicUsize>,
+    cancelled_at: Option<Instant>,
+}
+
+struct Part {
+    name: String,
+    /// Which run of the satellite's process was told to scan.
+    epoch: Option<Epoch>,
+    disconnected_since: Option<Instant>,
+    ended: bool,
+    last_progress: v1::SatelliteProgress,
+}
+
+impl Scans {
+    /// None at first.
+    pub fn new(hub: Arc<Hub>) -> Self {
+        Self { hub, running: Mutex::default() }
+    }
+
+    fn running_scans(&self) -> MutexGuard<'_, HashMap<ScanId, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many run.
+    pub fn running(&self) -> usize {
+        self.running_scans().len()
+    }
+
+    /// Starts a scan on every participant that is there.
+    ///
+    /// # Errors
+    /// [`TooManyScans`].
+    pub fn start(
+        &self,
+        id: ScanId,
+        start: v1::StartScan,
+        participants: Vec<Participant>,
+        satellites: Vec<v1::Satellite>,
+    ) -> Result<Events, TooManyScans> {
+        // Held to the end: a satellite may answer before this returns.
+        let mut scans = self.running_scans();
+        if scans.len() >= MAX_SCANS {
+            return Err(TooManyScans);
+        }
+        let (events, receiver) = mpsc::unbounded_channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let mut running = Running {
+            start,
+            parts: HashMap::new(),
+            events,
+            waiting: waiting.clone(),
+            cancelled_at: None,
+        };
+        running.emit(Event::Started(v1::ScanStarted {
+            scan_id: id.to_string(),
+            started_at_ms: Timestamp::now().as_millisecond(),
+            satellites,
+        }));
+        for participant in participants {
+            let mut part = Part {
+                name: participant.name.clone(),
+                epoch: self.hub.live(participant.id).map(|live| live.epoch),
+                disconnected_since: None,
+                ended: false,
+                last_progress: v1::SatelliteProgress {
+                    satellite: participant.name.clone(),
+                    ..v1::SatelliteProgress::default()
+                },
+            };
+            let absent = participant.absent.or_else(|| {
+                let sent = self.hub.send(participant.id, Down::StartScan(running.start.clone()));
+                (!sent).then(|| "it went offline just now".to_owned())
+            });
+            if let Some(error) = absent {
+                part.ended = true;
+                running.emit(end_event(&participant.name, error));
+            }
+            running.parts.insert(participant.id, part);
+        }
+        scans.insert(id, running);
+        finish_if_done(&mut scans, id);
+        Ok(Events { receiver, waiting })
+    }
+
+    /// Tells every satellite to stop; the events go on until each has ended. `false` when no such scan runs.
+    pub fn cancel(&self, id: ScanId) -> bool {
+        let mut scans = self.running_scans();
+        let Some(running) = scans.get_mut(&id) else { return false };
+        running.cancelled_at.get_or_insert_with(Instant::now);
+        self.tell_cancel(id, running);
+        true
+    }
+
+    /// Forgets a scan that nobody waits for any more, and stops it everywhere.
+    pub fn abandon(&self, id: ScanId) {
+        if let Some(running) = self.running_scans().remove(&id) {
+            self.tell_cancel(id, &running);
+        }
+    }
+
+    fn tell_cancel(&self, id: ScanId, running: &Running) {
+        for (satellite, _) in running.parts.iter().filter(|(_, part)| !part.ended) {
+            self.hub.send(*satellite, Down::CancelScan(v1::CancelScan { scan_id: id.as_bytes().to_vec() }));
+        }
+    }
+
+    /// Passes committed observations on.
+    pub fn hosts(&self, id: ScanId, satellite: SatelliteId, hosts: Vec<v1::HostObservation>) {
+        let mut scans = self.running_scans();
+        let Some(running) = scans.get_mut(&id) else { return };
+        let Some(name) = running.parts.get(&satellite).filter(|part| !part.ended).map(|p| p.name.clone()) else {
+            return;
+        };
+        running.emit(Event::Hosts(v1::SatelliteHosts { satellite: name, hosts }));
+        if running.waiting.load(Ordering::Relaxed) > MAX_WAITING_BYTES {
+            tracing::warn!(scan = %id, "its reader is too slow; ended");
+            let running = scans.remove(&id);
+            if let Some(running) = running {
+                self.tell_cancel(id, &running);
+            }
+        }
+    }
+
+    /// Passes progress on.
+    pub fn progress(&self, satellite: SatelliteId, progress: &v1::ScanProgress) {
+        let Some(id) = ScanId::from_slice(&progress.scan_id) else { return };
+        let mut scans = self.running_scans();
+        let Some(running) = scans.get_mut(&id) else { return };
+        let Some(part) = running.parts.get_mut(&satellite).filter(|part| !part.ended) else { return };
+        part.last_progress = v1::SatelliteProgress {
+            satellite: part.name.clone(),
+            hosts_done: progress.hosts_done,
+            hosts_total: progress.hosts_total,
+            ports_done: progress.ports_done,
+            ports_total: progress.ports_total,
+            open_found: progress.open_found,
+            probes_sent: progress.probes_sent,
+            disconnected: false,
+        };
+        let event = Event::Progress(part.last_progress.clone());
+        running.emit(event);
+    }
+
+    /// Ends a satellite's part.
+    pub fn ended(&self, id: ScanId, satellite: SatelliteId, end: v1::ScanEnd) {
+        let mut scans = self.running_scans();
+        let Some(running) = scans.get_mut(&id) else { return };
+        let Some(part) = running.parts.get_mut(&satellite).filter(|part| !part.ended) else { return };
+        part.ended = true;
+        let outcome = end.outcome();
+        let error = match outcome {
+            v1::scan_end::Outcome::Complete => String::new(),
+            v1::scan_end::Outcome::Cancelled => "the scan was cancelled".into(),
+            _ if end.error.is_empty() => "it failed without saying why".into(),
+            _ => end.error,
+        };
+        let event = Event::End(v1::SatelliteEnd {
+            satellite: part.name.clone(),
+            complete: outcome == v1::scan_end::Outcome::Complete,
+            error,
+            refusals: end.refusals,
+            refusals_dropped: end.refusals_dropped,
+            unresolved: end.unresolved.iter().map(|u| format!("{}: {}", u.name, u.error)).collect(),
+            method: end.method,
+            method_reason: end.method_reason,
+            hosts_up: end.hosts_up,
+            hosts_total: end.hosts_total,
+            probes_sent: end.probes_sent,
+        });
+        running.emit(event);
+        finish_if_done(&mut scans, id);
+    }
+
+    /// A satellite's stream broke.
+    pub fn disconnected(&self, satellite: SatelliteId) {
+        for running in self.running_scans().values_mut() {
+            let Some(part) = running.parts.get_mut(&satellite).filter(|part| !part.ended) else { continue };
+            part.disconnected_since.get_or_insert_with(Instant::now);
+            part.last_progress.disconnected = true;
+            let event = Event::Progress(part.last_progress.clone());
+            running.emit(event);
+        }
+    }
+
+    /// A satellite is back: returns what to tell it. A scan of its that nobody waits for is cancelled; one that was
+    /// lost on the way is sent again; one that died with the satellite's process is ended.
+    pub fn reconnected(&self, satellite: SatelliteId, epoch: Epoch, reported: &[ScanId]) -> Vec<Down> {
+        let mut scans = self.running_scans();
+        let mut messages = Vec::new();
+        for id in reported {
+            let wanted = scans.get(id).is_some_and(|running| {
+                running.cancelled_at.is_none()
+                    && running.parts.get(&satellite).is_some_and(|part| !part.ended)
+            });
+            if !wanted {
+                messages.push(Down::CancelScan(v1::CancelScan { scan_id: id.as_bytes().to_vec() }));
+            }
+        }
+        let ids: Vec<ScanId> = scans.keys().copied().collect();
+        for id in ids {
+            let Some(running) = scans.get_mut(&id) else { continue };
+            let start = running.start.clone();
+            let Some(part) = running.parts.get_mut(&satellite).filter(|part| !part.ended) else { continue };
+            part.disconnected_since = None;
+            if reported.contains(&id) {
+                continue;
+            }
+            if part.epoch == Some(epoch) {
+                messages.push(Down::StartScan(start));
+                continue;
+            }
+            part.ended = true;
+            let event = end_event(&part.name, "it restarted during the scan".into());
+            running.emit(event);
+            finish_if_done(&mut scans, id);
+        }
+        messages
+    }
+
+    /// Gives up what took too long; called a few times a second.
+    pub fn expire(&self, now: Instant) {
+        let mut scans = self.running_scans();
+        let ids: Vec<ScanId> = scans.keys().copied().collect();
+        for id in ids {
+            let Some(running) = scans.get_mut(&id) else { continue };
+            let cancelled = running
+                .cancelled_at
+                .is_some_and(|at| now.saturating_duration_since(at) > CANCEL_PATIENCE);
+            let mut events = Vec::new();
+            for part in running.parts.values_mut().filter(|part| !part.ended) {
+                let lost = part
+                    .disconnected_since
+                    .is_some_and(|since| now.saturating_duration_since(since) > PATIENCE);
+                let error = match (cancelled, lost) {
+                    (true, _) => "the scan was cancelled; the satellite has not confirmed it yet".to_owned(),
+                    (_, true) => format!(
+                        "its connection broke during the scan and did not come back within {} s",
+                        PATIENCE.as_secs()
+                    ),
+                    _ => continue,
+                };
+                part.ended = true;
+                events.push(end_event(&part.name, error));
+            }
+            for event in events {
+                running.emit(event);
+            }
+            finish_if_done(&mut scans, id);
+        }
+    }
+
+    /// Ends every scan: the server shuts down.
+    pub fn end_all(&self) {
+        self.running_scans().clear();
+    }
+}
+
+impl Running {
+    fn emit(&mut self, event: Event) {
+        let event = v1::ScanEvent { event: Some(event) };
+        self.waiting.fetch_add(event.encoded_len(), Ordering::Relaxed);
+        // The reader may have gone; its stream's end abandons the scan.
+        let _ = self.events.send(event);
+    }
+}
+
+fn end_event(name: &str, error: String) -> Event {
+    Event::End(v1::SatelliteEnd { satellite: name.to_owned(), error, ..v1::SatelliteEnd::default() })
+}
+
+fn finish_if_done(scans: &mut HashMap<ScanId, Running>, id: ScanId) {
+    let done = scans.get(&id).is_some_and(|running| running.parts.values().all(|part| part.ended));
+    if done && let Some(mut running) = scans.remove(&id) {
+        running.emit(Event::Finished(v1::ScanFinished { finished_at_ms: Timestamp::now().as_millisecond() }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uplink::Hub;
+    use uuid::Uuid;
+
+    struct Fixture {
+        hub: Arc<Hub>,
+        scans: Scans,
+        satellite: SatelliteId,
+        scan: ScanId,
+        commands: mpsc::Receiver<crate::uplink::Command>,
+    }
+
+    const EPOCH: Epoch = Epoch(Uuid::from_u128(1));
+
+    fn fixture() -> Fixture {
+        let hub = Arc::new(Hub::default());
+        let satellite = SatelliteId(Uuid::from_u128(5));
+        let (sender, commands) = mpsc::channel(16);
+        let address = "127.0.0.1:1".parse().unwrap();
+        hub.join(satellite, address, &v1::Hello::default(), EPOCH, sender, Timestamp::UNIX_EPOCH);
+        Fixture { scans: Scans::new(hub.clone()), hub, satellite, scan: ScanId(Uuid::from_u128(9)), commands }
+    }
+
+    impl Fixture {
+        fn start(&self, absent: Option<&str>) -> Events {
+            let participant =
+                Participant { id: self.satellite, name: "a".into(), absent: absent.map(str::to_owned) };
+            self.scans.start(self.scan, v1::StartScan::default(), vec![participant], vec![]).unwrap()
+        }
+    }
+
+    async fn kinds(mut events: Events) -> Vec<String> {
+        let mut kinds = Vec::new();
+        while let Some(event) = std::future::poll_fn(|context| events.poll_next(context)).await {
+            kinds.push(match event.event.unwrap() {
+                Event::Started(_) => "started".into(),
+                Event::Progress(p) if p.disconnected => "disconnected".into(),
+                Event::Progress(_) => "progress".into(),
+                Event::Hosts(h) => format!("{} hosts", h.hosts.len()),
+                Event::End(e) if e.complete => "complete".into(),
+                Event::End(e) => e.error,
+                Event::Finished(_) => "finished".into(),
+            });
+        }
+        kinds
+    }
+
+    fn complete() -> v1::ScanEnd {
+        v1::ScanEnd { outcome: v1::scan_end::Outcome::Complete.into(), ..v1::ScanEnd::default() }
+    }
+
+    #[tokio::test]
+    async fn a_scan_runs_to_its_end() {
+        let mut f = fixture();
+        let events = f.start(None);
+        assert!(matches!(f.commands.try_recv(), Ok(crate::uplink::Command::Send(m)) if matches!(*m, Down::StartScan(_))));
+        f.scans.hosts(f.scan, f.satellite, vec![v1::HostObservation::default()]);
+        f.scans.ended(f.scan, f.satellite, complete());
+        f.scans.hosts(f.scan, f.satellite, vec![]);
+        assert_eq!(kinds(events).await, ["started", "1 hosts", "complete", "finished"]);
+        assert_eq!(f.scans.running(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_absent_satellite_ends_at_once() {
+        let f = fixture();
+        assert_eq!(kinds(f.start(Some("offline"))).await, ["started", "offline", "finished"]);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_is_waited_for_but_not_for_ever() {
+        let f = fixture();
+        let events = f.start(None);
+        f.scans.disconnected(f.satellite);
+        f.scans.expire(Instant::now() + PATIENCE / 2);
+        assert_eq!(f.scans.running(), 1);
+        f.scans.expire(Instant::now() + PATIENCE * 2);
+        let kinds = kinds(events).await;
+        assert_eq!(kinds[..2], ["started", "disconnected"]);
+        assert!(kinds[2].contains("did not come back"), "{kinds:?}");
+    }
+
+    #[tokio::test]
+    async fn after_a_reconnect_both_sides_agree() {
+        let f = fixture();
+        let events = f.start(None);
+        f.scans.disconnected(f.satellite);
+        let unknown = ScanId(Uuid::from_u128(77));
+        let told = f.scans.reconnected(f.satellite, EPOCH, &[f.scan, unknown]);
+        assert!(matches!(&told[..], [Down::CancelScan(c)] if c.scan_id == unknown.as_bytes()));
+        let told = f.scans.reconnected(f.satellite, EPOCH, &[]);
+        assert!(matches!(&told[..], [Down::StartScan(_)]), "it was lost on the way");
+        let told = f.scans.reconnected(f.satellite, Epoch(Uuid::from_u128(2)), &[]);
+        assert!(told.is_empty());
+        assert_eq!(
+            kinds(events).await,
+            ["started", "disconnected", "it restarted during the scan", "finished"]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_cancel_ends_within_its_time_even_when_unconfirmed() {
+        let f = fixture();
+        let events = f.start(None);
+        assert!(f.scans.cancel(f.scan));
+        assert!(!f.scans.cancel(ScanId(Uuid::nil())));
+        f.scans.expire(Instant::now() + CANCEL_PATIENCE * 2);
+        let kinds = kinds(events).await;
+        assert!(kinds[1].contains("cancelled"), "{kinds:?}");
+        assert!(f.hub.live(f.satellite).is_some());
+    }
+}

@@ -1,0 +1,276 @@
+//! The current state of ports: reading and writing a host's record, and the inventory that operators ask for.
+
+use super::merge::KnownRun;
+use super::record::{MAX_VALUE_BYTES, RecordError, decode, encode};
+use super::sweeps::Sweeps;
+use super::{Store, StoreError, Trees, keys};
+use ipnet::IpNet;
+use jiff::Timestamp;
+use portolan_common::ids::SatelliteId;
+use portolan_common::observation::{PortState, Protocol, Reason};
+use portolan_common::ports::PortSet;
+use portolan_proto::convert::{self, WireError};
+use portolan_proto::v1;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+
+/// How many ranges of ports go into one part at most: five bytes each at the worst.
+const RANGES_PER_PART: usize = (MAX_VALUE_BYTES - 1024) / 6;
+
+/// What is known of one (host, satellite, protocol).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HostState {
+    pub target: String,
+    pub first_seen: Timestamp,
+    /// The observation that last changed the record: the state was seen then, and by every sweep since that covers it.
+    pub written_at: Timestamp,
+    pub runs: Vec<KnownRun>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct HostPart {
+    #[prost(string, tag = "1")]
+    target: String,
+    #[prost(int64, tag = "2")]
+    first_seen_ms: i64,
+    #[prost(int64, tag = "3")]
+    written_at_ms: i64,
+    #[prost(message, repeated, tag = "4")]
+    runs: Vec<RunRecord>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct RunRecord {
+    #[prost(enumeration = "v1::PortState", tag = "1")]
+    pub state: i32,
+    #[prost(enumeration = "v1::Reason", tag = "2")]
+    pub reason: i32,
+    #[prost(int64, tag = "3")]
+    pub since_ms: i64,
+    #[prost(message, optional, tag = "4")]
+    pub ports: Option<v1::PortSpans>,
+}
+
+impl From<WireError> for StoreError {
+    fn from(_: WireError) -> Self {
+        Self::Record(RecordError::Content("a port state"))
+    }
+}
+
+impl HostState {
+    /// Reads all parts of a host; also says how many there are.
+    pub(super) fn read(trees: &Trees, prefix: &[u8]) -> Result<(Self, usize), StoreError> {
+        let mut state = Self {
+            target: String::new(),
+            first_seen: Timestamp::UNIX_EPOCH,
+            written_at: Timestamp::UNIX_EPOCH,
+            runs: Vec::new(),
+        };
+        let mut parts = 0;
+        for entry in trees.state.scan_prefix(prefix) {
+            state.add_part(&entry?.1)?;
+            parts += 1;
+        }
+        Ok((state, parts))
+    }
+
+    fn add_part(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let part: HostPart = decode(bytes)?;
+        self.first_seen = convert::time_from_wire(part.first_seen_ms)?;
+        self.written_at = convert::time_from_wire(part.written_at_ms)?;
+        self.target = part.target;
+        for run in &part.runs {
+            let known = KnownRun {
+                state: run.state().try_into()?,
+                reason: run.reason().try_into()?,
+                since: convert::time_from_wire(run.since_ms)?,
+                ports: PortSet::try_from(run.ports.as_ref().ok_or(WireError::Ports)?)?,
+            };
+            // A run that was split over parts is one again.
+            match self.runs.iter_mut().find(|r| {
+                (r.state, r.reason, r.since) == (known.state, known.reason, known.since)
+            }) {
+                Some(same) => same.ports = same.ports.union(&known.ports),
+                None => self.runs.push(known),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Ports in pieces that each fit into one value.
+pub(super) fn split(ports: &PortSet) -> Vec<PortSet> {
+    let ranges: Vec<_> = ports.ranges().collect();
+    ranges.chunks(RANGES_PER_PART).map(|chunk| chunk.iter().cloned().collect()).collect()
+}
+
+/// Writes a host as parts of bounded size, and removes the parts that are no longer needed.
+pub(super) fn write_parts(batch: &mut sled::Batch, prefix: &[u8], state: &HostState, standing: usize) {
+    use prost::Message as _;
+    let part = |runs| HostPart {
+        target: state.target.clone(),
+        first_seen_ms: state.first_seen.as_millisecond(),
+        written_at_ms: state.written_at.as_millisecond(),
+        runs,
+    };
+    let mut parts: Vec<Vec<RunRecord>> = vec![Vec::new()];
+    let mut size = 0;
+    for run in &state.runs {
+        for ports in split(&run.ports) {
+            let record = RunRecord::from(&KnownRun { ports, ..run.clone() });
+            let length = record.encoded_len() + 4;
+            if size + length > MAX_VALUE_BYTES - 512 && size > 0 {
+                parts.push(Vec::new());
+                size = 0;
+            }
+            size += length;
+            if let Some(last) = parts.last_mut() {
+                last.push(record);
+            }
+        }
+    }
+    let count = parts.len();
+    let key = |number: usize| [prefix, &[u8::try_from(number).unwrap_or(u8::MAX)]].concat();
+    for (number, runs) in parts.into_iter().enumerate() {
+        batch.insert(key(number), encode(&part(runs)));
+    }
+    for number in count..standing {
+        batch.remove(key(number));
+    }
+}
+
+/// Which part of the inventory is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct InventoryQuery {
+    /// The tenants to read, in order.
+    pub tenants: Vec<String>,
+    /// Only these addresses.
+    pub host: Option<IpNet>,
+    /// Also ports that are not open.
+    pub all: bool,
+}
+
+/// Ports of one host that share everything but their number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InventoryRow {
+    /// Who saw it.
+    pub satellite: SatelliteId,
+    /// The host.
+    pub address: IpAddr,
+    /// As it was last scanned.
+    pub target: String,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The state.
+    pub state: PortState,
+    /// Why.
+    pub reason: Reason,
+    /// Which ports.
+    pub ports: PortSet,
+    /// When they took this state, as far as was seen.
+    pub since: Timestamp,
+    /// The last sweep that confirmed it.
+    pub last_seen: Timestamp,
+}
+
+impl Store {
+    /// Hands the inventory to `each`, ordered by tenant and address, until it breaks. Blocking.
+    ///
+    /// # Errors
+    /// When a record cannot be read.
+    pub fn inventory(
+        &self,
+        query: &InventoryQuery,
+        mut each: impl FnMut(InventoryRow) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        for tenant in &query.tenants {
+            let mut sweeps = Sweeps::new(&self.trees, tenant);
+            let mut current: Option<(IpAddr, SatelliteId, Protocol, HostState)> = None;
+            for entry in self.host_range(tenant, query.host) {
+                let (key, value) = entry?;
+                let Some((address, satellite, protocol, part)) = keys::parse_host(&key) else {
+                    return Err(RecordError::Content("a host's key").into());
+                };
+                if query.host.is_some_and(|net| !net.contains(&address)) {
+                    continue;
+                }
+                if part == 0 {
+                    if let Some((address, satellite, protocol, state)) = current.take()
+                        && emit(&mut sweeps, query, address, satellite, protocol, &state, &mut each)?.is_break()
+                    {
+                        return Ok(());
+                    }
+                    let state = HostState {
+                        target: String::new(),
+                        first_seen: Timestamp::UNIX_EPOCH,
+                        written_at: Timestamp::UNIX_EPOCH,
+                        runs: Vec::new(),
+                    };
+                    current = Some((address, satellite, protocol, state));
+                }
+                if let Some((.., state)) = &mut current {
+                    state.add_part(&value)?;
+                }
+            }
+            if let Some((address, satellite, protocol, state)) = current
+                && emit(&mut sweeps, query, address, satellite, protocol, &state, &mut each)?.is_break()
+            {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn host_range(&self, tenant: &str, host: Option<IpNet>) -> sled::Iter {
+        match host {
+            None => self.trees.state.scan_prefix(keys::tenant(keys::HOST, tenant)),
+            Some(net) => {
+                let first = keys::address(keys::HOST, tenant, net.network());
+                let mut last = keys::address(keys::HOST, tenant, net.broadcast());
+                // Past every key of the last address: a satellite's id has 16 bytes, then protocol and part.
+                last.extend([0xff; 18]);
+                self.trees.state.range(first..=last)
+            }
+        }
+    }
+}
+
+fn emit(
+    sweeps: &mut Sweeps<'_>,
+    query: &InventoryQuery,
+    address: IpAddr,
+    satellite: SatelliteId,
+    protocol: Protocol,
+    state: &HostState,
+    each: &mut impl FnMut(InventoryRow) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, StoreError> {
+    for run in &state.runs {
+        if run.state != PortState::Open && !query.all {
+            continue;
+        }
+        // An open port's confirmation is worth a row of its own; the closed ones go together.
+        let pieces: Vec<PortSet> = if run.state == PortState::Open {
+            run.ports.iter().map(PortSet::single).collect()
+        } else {
+            vec![run.ports.clone()]
+        };
+        for ports in pieces {
+            let confirmed = sweeps.last_covering(satellite, address, protocol, &ports, state.written_at)?;
+            let row = InventoryRow {
+                satellite,
+                address,
+                target: state.target.clone(),
+                protocol,
+                state: run.state,
+                reason: run.reason,
+                ports,
+                since: run.since,
+                last_seen: confirmed.unwrap_or(state.written_at),
+            };
+            if each(row).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}

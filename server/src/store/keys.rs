@@ -1,0 +1,185 @@
+//! Keys. The first byte says what a key is; numbers are big-endian, so that keys sort as the numbers do.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use portolan_common::ids::{Epoch, SatelliteId, ScanId};
+use portolan_common::observation::Protocol;
+use std::net::IpAddr;
+
+/// In `state`: the format of the whole store.
+pub(super) const SCHEMA: &[u8] = b"\0schema";
+/// In `state`: one a satellite.
+pub(super) const SATELLITE: u8 = b'S';
+/// In `state`: one a join token, by the hash of its secret.
+pub(super) const TOKEN: u8 = b'T';
+/// In `state`: one a (satellite, epoch).
+pub(super) const CURSOR: u8 = b'C';
+/// In `state`: the current ports of one (tenant, address, satellite, protocol), in parts.
+pub(super) const HOST: u8 = b'H';
+/// In `state`: (tenant, name) to the addresses that were scanned by it.
+pub(super) const NAME: u8 = b'N';
+/// In a log: changes of one (tenant, address) at one time.
+pub(super) const CHANGE: u8 = b'c';
+/// In a log: one sweep of one satellite.
+pub(super) const SWEEP: u8 = b's';
+
+pub(super) fn satellite(id: SatelliteId) -> Vec<u8> {
+    [&[SATELLITE], id.as_bytes().as_slice()].concat()
+}
+
+pub(super) fn token(secret_hash: &[u8; 32]) -> Vec<u8> {
+    [&[TOKEN], secret_hash.as_slice()].concat()
+}
+
+pub(super) fn cursor(satellite: SatelliteId, epoch: Epoch) -> Vec<u8> {
+    [&[CURSOR], satellite.as_bytes().as_slice(), epoch.as_bytes()].concat()
+}
+
+/// Everything of a tenant under `tag`.
+pub(super) fn tenant(tag: u8, tenant: &str) -> Vec<u8> {
+    let mut key = vec![tag];
+    // Names are at most 63 bytes; the length in front keeps `a` from being a prefix of `ab`.
+    key.push(tenant.len().min(255) as u8);
+    key.extend(tenant.as_bytes());
+    key
+}
+
+/// Everything of one address of a tenant under `tag`.
+pub(super) fn address(tag: u8, tenant_name: &str, address: IpAddr) -> Vec<u8> {
+    let mut key = tenant(tag, tenant_name);
+    match address {
+        IpAddr::V4(v4) => {
+            key.push(4);
+            key.extend(v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            key.push(6);
+            key.extend(v6.octets());
+        }
+    }
+    key
+}
+
+/// All parts of one host's ports as one satellite sees them.
+pub(super) fn host(tenant: &str, ip: IpAddr, satellite: SatelliteId, protocol: Protocol) -> Vec<u8> {
+    let mut key = address(HOST, tenant, ip);
+    key.extend(satellite.as_bytes());
+    key.push(protocol_byte(protocol));
+    key
+}
+
+/// Takes a host key apart: address, satellite, protocol, part.
+pub(super) fn parse_host(key: &[u8]) -> Option<(IpAddr, SatelliteId, Protocol, u8)> {
+    let (ip, rest) = parse_address(key)?;
+    let (satellite, rest) = rest.split_at_checked(16)?;
+    let [protocol, part] = rest else { return None };
+    let protocol = Protocol::ALL.iter().copied().find(|p| protocol_byte(*p) == *protocol)?;
+    Some((ip, SatelliteId::from_slice(satellite)?, protocol, *part))
+}
+
+/// Takes the tag, tenant and address off a key.
+pub(super) fn parse_address(key: &[u8]) -> Option<(IpAddr, &[u8])> {
+    let (head, rest) = key.split_at_checked(2)?;
+    let (_, rest) = rest.split_at_checked(head[1].into())?;
+    let (family, rest) = rest.split_first()?;
+    match family {
+        4 => rest.split_first_chunk::<4>().map(|(ip, rest)| (IpAddr::from(*ip), rest)),
+        6 => rest.split_first_chunk::<16>().map(|(ip, rest)| (IpAddr::from(*ip), rest)),
+        _ => None,
+    }
+}
+
+pub(super) fn protocol_byte(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+    }
+}
+
+/// Addresses that were scanned by a name.
+pub(super) fn name(tenant_name: &str, host_name: &str) -> Vec<u8> {
+    let mut key = tenant(NAME, tenant_name);
+    key.extend(host_name.to_ascii_lowercase().as_bytes());
+    key
+}
+
+/// One chunk of changes. Within a host they sort by time.
+pub(super) fn change(tenant: &str, ip: IpAddr, at: Timestamp, satellite: SatelliteId, sequence: u64, chunk: u16) -> Vec<u8> {
+    let mut key = address(CHANGE, tenant, ip);
+    key.extend(time(at));
+    key.extend(satellite.as_bytes());
+    key.extend(sequence.to_be_bytes());
+    key.extend(chunk.to_be_bytes());
+    key
+}
+
+/// Takes a change key apart: when, and who saw it.
+pub(super) fn parse_change(key: &[u8]) -> Option<(Timestamp, SatelliteId)> {
+    let (_, rest) = parse_address(key)?;
+    let (at, rest) = rest.split_first_chunk::<8>()?;
+    let at = Timestamp::from_millisecond(u64::from_be_bytes(*at).cast_signed()).ok()?;
+    Some((at, SatelliteId::from_slice(rest.get(..16)?)?))
+}
+
+/// All sweeps of a satellite.
+pub(super) fn sweeps_of(tenant_name: &str, satellite: SatelliteId) -> Vec<u8> {
+    let mut key = tenant(SWEEP, tenant_name);
+    key.extend(satellite.as_bytes());
+    key
+}
+
+/// One sweep; within a satellite they sort by their end.
+pub(super) fn sweep(tenant: &str, satellite: SatelliteId, finished_at: Timestamp, scan: ScanId) -> Vec<u8> {
+    let mut key = sweeps_of(tenant, satellite);
+    key.extend(time(finished_at));
+    key.extend(scan.as_bytes());
+    key
+}
+
+/// Milliseconds since 1970; what lies before sorts first.
+pub(super) fn time(at: Timestamp) -> [u8; 8] {
+    u64::try_from(at.as_millisecond()).unwrap_or(0).to_be_bytes()
+}
+
+/// `log-2026-11`.
+pub(super) fn log_tree(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::UTC).strftime("log-%Y-%m").to_string()
+}
+
+pub(super) fn is_log_tree(name: &[u8]) -> bool {
+    name.starts_with(b"log-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_keys_read_back_and_sort_by_address() {
+        let id = SatelliteId(uuid::Uuid::from_u128(7));
+        for text in ["10.0.0.1", "fd00::1"] {
+            let ip: IpAddr = text.parse().unwrap();
+            let mut key = host("default", ip, id, Protocol::Udp);
+            key.push(3);
+            assert_eq!(parse_host(&key), Some((ip, id, Protocol::Udp, 3)));
+        }
+        let low = host("default", "9.0.0.0".parse().unwrap(), id, Protocol::Tcp);
+        let high = host("default", "10.0.0.0".parse().unwrap(), id, Protocol::Tcp);
+        assert!(low < high);
+        assert!(!host("ab", "9.0.0.0".parse().unwrap(), id, Protocol::Tcp).starts_with(&tenant(HOST, "a")));
+    }
+
+    #[test]
+    fn damaged_keys_are_no_keys() {
+        for key in [&b""[..], b"H", b"H\xff", b"H\x00\x05", b"H\x00\x04\x01\x02"] {
+            assert_eq!(parse_host(key), None);
+            assert_eq!(parse_change(key), None);
+        }
+    }
+
+    #[test]
+    fn months() {
+        let at: Timestamp = "2026-11-30T23:59:59Z".parse().unwrap();
+        assert_eq!(log_tree(at), "log-2026-11");
+    }
+}
