@@ -1,16 +1,14 @@
 //! The command line: what can be typed, and the help that explains it.
 
+mod values;
+
 use crate::output::Format;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
-use portolan_common::addresses::parse_network;
-use portolan_common::document::parse_duration;
-use portolan_common::names::check_name;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use values::{HostPort, Since};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -131,19 +129,19 @@ pub struct SatelliteName {
 #[derive(Debug, Args)]
 pub struct AddArgs {
     /// What to call it: lower-case letters, digits, `-`, `_`, `.`
-    #[arg(value_parser = name_of("satellite"))]
+    #[arg(value_parser = values::name_of("satellite"))]
     pub name: String,
     /// The segment it stands in
-    #[arg(long, value_parser = name_of("segment"))]
+    #[arg(long, value_parser = values::name_of("segment"))]
     pub segment: String,
     /// The tenant whose address space that is
-    #[arg(long, default_value = "default", value_parser = name_of("tenant"))]
+    #[arg(long, default_value = "default", value_parser = values::name_of("tenant"))]
     pub tenant: String,
     /// Networks to propose as its scope; the satellite's own file decides
-    #[arg(long, value_name = "CIDR,…", value_delimiter = ',', value_parser = network)]
+    #[arg(long, value_name = "CIDR,…", value_delimiter = ',', value_parser = values::network)]
     pub scope: Vec<String>,
     /// How long the token can be used: 1m to 30d
-    #[arg(long, default_value = "1h", value_parser = ttl)]
+    #[arg(long, default_value = "1h", value_parser = values::ttl)]
     pub ttl: Duration,
 }
 
@@ -234,103 +232,11 @@ Examples:
   portolan history '[fd00:99::10]:443' --since 2026-03-01T00:00:00Z -o json")]
 pub struct HistoryArgs {
     /// An address or name, perhaps with a port; IPv6 with a port in brackets
-    #[arg(value_name = "HOST[:PORT]", value_parser = host_port)]
+    #[arg(value_name = "HOST[:PORT]", value_parser = values::host_port)]
     pub host: HostPort,
     /// Only what happened since: a duration back (24h, 7d) or a time (2026-03-01T12:00:00Z)
-    #[arg(long, value_name = "T", value_parser = since)]
+    #[arg(long, value_name = "T", value_parser = values::since)]
     pub since: Option<Since>,
-}
-
-/// A host, perhaps one port of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostPort {
-    pub host: String,
-    pub port: Option<u16>,
-}
-
-/// A beginning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Since {
-    At(Timestamp),
-    Ago(Duration),
-}
-
-impl Since {
-    /// As a point in time.
-    pub fn before(self, now: Timestamp) -> Timestamp {
-        match self {
-            Self::At(at) => at,
-            Self::Ago(back) => now.checked_sub(back).unwrap_or(Timestamp::UNIX_EPOCH),
-        }
-    }
-}
-
-fn name_of(kind: &'static str) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static {
-    move |text| match check_name(kind, text) {
-        Ok(()) => Ok(text.to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-fn network(text: &str) -> Result<String, String> {
-    parse_network(text.trim()).map(|net| net.to_string()).map_err(|error| error.to_string())
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).map_err(|flaw| match flaw.hint {
-        Some(hint) => format!("{} ({hint})", flaw.message),
-        None => flaw.message,
-    })
-}
-
-fn ttl(text: &str) -> Result<Duration, String> {
-    let ttl = duration(text)?;
-    if (Duration::from_secs(60)..=Duration::from_secs(30 * 86_400)).contains(&ttl) {
-        Ok(ttl)
-    } else {
-        Err("a token lives from one minute (1m) to thirty days (30d)".to_owned())
-    }
-}
-
-fn host_port(text: &str) -> Result<HostPort, String> {
-    let whole = |host: &str| HostPort { host: host.to_owned(), port: None };
-    let with = |host: &str, port: &str| match port.parse() {
-        Ok(port) => Ok(HostPort { host: host.to_owned(), port: Some(port) }),
-        Err(_) => Err(format!("`{port}` is not a port (0 to 65535)")),
-    };
-    if text.is_empty() || text.starts_with(':') {
-        return Err("the host is missing".to_owned());
-    }
-    if let Some(rest) = text.strip_prefix('[') {
-        let (host, after) = rest.split_once(']').ok_or("the bracket is not closed: [ADDRESS]:PORT")?;
-        return match after.strip_prefix(':') {
-            Some(port) => with(host, port),
-            None if after.is_empty() => Ok(whole(host)),
-            None => Err(format!("`{after}` after the bracket: [ADDRESS]:PORT")),
-        };
-    }
-    match text.split_once(':') {
-        None => Ok(whole(text)),
-        // More colons: an IPv6 address without a port.
-        Some((_, rest)) if rest.contains(':') => Ok(whole(text)),
-        Some((host, port)) => with(host, port),
-    }
-}
-
-fn since(text: &str) -> Result<Since, String> {
-    if let Ok(at) = text.parse() {
-        return Ok(Since::At(at));
-    }
-    // Without an offset it is the operator's own clock.
-    if let Ok(local) = text.parse::<DateTime>() {
-        return local
-            .to_zoned(TimeZone::system())
-            .map(|t| Since::At(t.timestamp()))
-            .map_err(|e| e.to_string());
-    }
-    duration(text).map(Since::Ago).map_err(|_| {
-        "neither a duration such as 24h or 7d nor a time such as 2026-03-01T12:00:00Z".to_owned()
-    })
 }
 
 #[cfg(test)]
@@ -387,31 +293,5 @@ mod tests {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");
         }
-    }
-
-    #[test]
-    fn hosts_with_and_without_ports() {
-        let read = |text: &str| host_port(text).map(|h| (h.host, h.port));
-        assert_eq!(read("10.0.0.1"), Ok(("10.0.0.1".into(), None)));
-        assert_eq!(read("shop.internal:443"), Ok(("shop.internal".into(), Some(443))));
-        assert_eq!(read("fd00::1"), Ok(("fd00::1".into(), None)));
-        assert_eq!(read("[fd00::1]"), Ok(("fd00::1".into(), None)));
-        assert_eq!(read("[fd00::1]:22"), Ok(("fd00::1".into(), Some(22))));
-        for bad in ["", ":22", "a:", "a:x", "a:65536", "[fd00::1", "[fd00::1]x"] {
-            assert!(read(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn beginnings() {
-        assert_eq!(since("24h"), Ok(Since::Ago(Duration::from_secs(86_400))));
-        assert_eq!(
-            since("2026-03-01T12:00:00+01:00"),
-            Ok(Since::At("2026-03-01T11:00:00Z".parse().unwrap()))
-        );
-        assert!(matches!(since("2026-03-01"), Ok(Since::At(_))));
-        let now: Timestamp = "2026-03-02T00:00:00Z".parse().unwrap();
-        assert_eq!(since("1d").unwrap().before(now).to_string(), "2026-03-01T00:00:00Z");
-        assert_eq!(Since::Ago(Duration::MAX).before(now), Timestamp::UNIX_EPOCH);
     }
 }

@@ -6,8 +6,6 @@ mod satellite;
 mod scan;
 mod shell;
 mod status;
-#[cfg(test)]
-mod tests;
 
 use crate::cli::{Cli, Command, Global};
 use crate::errors::{ConsoleError, Exit};

@@ -2,6 +2,7 @@
 //! do about it. Also the exit codes.
 
 use crate::output::paint::{Paint, styles};
+use crate::output::text::printable;
 use portolan_proto::convert::WireError;
 use portolan_transport::context::ContextError;
 use portolan_transport::dial::DialError;
@@ -177,7 +178,7 @@ impl ConsoleError {
                     path.display()
                 ));
             }
-            Self::Call { status, .. } => return call_hint(status).map(ToOwned::to_owned),
+            Self::Call { action, status } => return call_hint(action, status).map(ToOwned::to_owned),
             Self::CutShort => "it was probably stopped; start the scan again when `portolan status` answers",
             Self::Wire(_) => {
                 "console and server probably differ in version: compare `portolan --version` and \
@@ -230,11 +231,11 @@ fn status_words(status: &Status) -> String {
         Code::Unimplemented => "the server does not know this command".to_owned(),
         Code::DeadlineExceeded => "the server gave no answer in time".to_owned(),
         code if status.message().is_empty() => format!("the server says: {}", code.description()),
-        _ => crate::output::text::printable(status.message()).into_owned(),
+        _ => status.message().lines().map(printable).collect::<Vec<_>>().join("; "),
     }
 }
 
-fn call_hint(status: &Status) -> Option<&'static str> {
+fn call_hint(action: &str, status: &Status) -> Option<&'static str> {
     if is_certificate_refused(status) {
         return Some(
             "it was revoked or comes from another deployment; issue a new one on the server: portolan-server admin \
@@ -242,7 +243,15 @@ fn call_hint(status: &Status) -> Option<&'static str> {
         );
     }
     match status.code() {
-        Code::NotFound => Some("`portolan satellite list` shows the satellites there are"),
+        Code::NotFound if action == "scan" || action.contains("satellite") => {
+            Some("`portolan satellite list` shows the satellites there are")
+        }
+        Code::AlreadyExists => {
+            Some("choose another name; a satellite that is gone is removed with `portolan satellite remove`")
+        }
+        Code::FailedPrecondition if action.starts_with("remove") => {
+            Some("revoke it first: portolan satellite revoke NAME")
+        }
         Code::Unimplemented => Some("update portolan-server to the console's version"),
         Code::PermissionDenied | Code::Unauthenticated => {
             Some("use an operator's context: --context NAME, or PORTOLAN_CONTEXT")
@@ -264,10 +273,13 @@ pub fn report(error: &ConsoleError) -> Exit {
 }
 
 fn lines(error: &ConsoleError, paint: Paint) -> String {
-    let mut text = String::new();
-    for line in error.to_string().lines() {
-        text.push_str(&format!("{} {line}\n", paint.apply(styles::ERROR, "error:")));
-    }
+    let mistakes = match error {
+        ConsoleError::Usage { mistakes, .. } => mistakes.clone(),
+        other => vec![other.to_string()],
+    };
+    let label = paint.apply(styles::ERROR, "error:");
+    let mut text: String =
+        mistakes.iter().map(|mistake| format!("{label} {}\n", mistake.trim_end())).collect();
     if let Some(hint) = error.hint() {
         text.push_str(&format!("{} {hint}\n", paint.apply(styles::HINT, "hint:")));
     }
@@ -295,7 +307,9 @@ mod tests {
 
     #[test]
     fn what_the_server_cannot_read_is_a_usage_error() {
-        assert_eq!(call(Status::invalid_argument("bad ports")).exit(), Exit::Usage);
+        let error = call(Status::invalid_argument("bad ports\nbad targets"));
+        assert_eq!(error.exit(), Exit::Usage);
+        assert!(error.to_string().ends_with("bad ports; bad targets"), "{error}");
     }
 
     #[test]

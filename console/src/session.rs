@@ -26,6 +26,8 @@ pub type Client = ConsoleClient<Channel>;
 /// # Errors
 /// No such context, an expired certificate (found before dialing), no server.
 pub async fn open(name: &str) -> Result<Client, ConsoleError> {
+    // As an environment variable that is set to nothing says.
+    let name = if name.is_empty() { context::DEFAULT } else { name };
     let failed = |source| ConsoleError::Context { name: name.to_owned(), source };
     let path = context::path_of(name).map_err(failed)?;
     let context = Context::load(&path).map_err(failed)?;

@@ -63,7 +63,7 @@ pub fn run(args: ScanArgs, global: &Global) -> Result<Exit, ConsoleError> {
 
 /// Runs the scan to its end, or to where the operator or the network ends it; then the second of the pair says how.
 /// With `lines`, hosts are printed as JSON lines while they arrive (every port listed if it is true).
-pub(super) async fn watch(
+async fn watch(
     mut client: Client,
     request: v1::ScanRequest,
     asked: PortSpec,
@@ -134,7 +134,10 @@ fn command_line() -> String {
 
 /// What kept the scan from being whole, satellite by satellite.
 fn warnings(scan: &ScanResult) -> Vec<String> {
-    scan.satellites.iter().flat_map(|satellite| warnings_of(satellite, scan.interrupted)).collect()
+    let interrupted =
+        scan.interrupted.then(|| "interrupted: the result holds what was seen until then".to_owned());
+    let gaps = scan.satellites.iter().flat_map(|satellite| warnings_of(satellite, scan.interrupted));
+    interrupted.into_iter().chain(gaps).collect()
 }
 
 fn warnings_of(satellite: &SatelliteResult, interrupted: bool) -> Vec<String> {
@@ -143,7 +146,8 @@ fn warnings_of(satellite: &SatelliteResult, interrupted: bool) -> Vec<String> {
     // That every satellite was interrupted goes without saying.
     if !satellite.complete && !interrupted {
         let why = satellite.error.as_deref().unwrap_or("it gave no reason");
-        texts.push(format!("{name} did not finish: {}", printable(why)));
+        let what = if satellite.hosts_total == 0 { "took no part" } else { "did not finish" };
+        texts.push(format!("{name} {what}: {}", printable(why)));
     }
     let refusals = satellite.refusals.iter().map(|refusal| {
         let ports = match refusal.ports.as_str() {
@@ -173,5 +177,7 @@ fn limited(texts: impl ExactSizeIterator<Item = String>, unlisted: u64, what: &s
     few
 }
 
+#[cfg(test)]
+mod conversation;
 #[cfg(test)]
 mod tests;

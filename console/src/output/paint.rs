@@ -9,6 +9,7 @@ pub struct Paint(bool);
 
 impl Paint {
     /// None.
+    #[cfg(test)]
     pub const fn off() -> Self {
         Self(false)
     }

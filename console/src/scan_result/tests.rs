@@ -6,7 +6,7 @@ fn a_scan_is_collected_and_ordered() {
     let scan = one_vantage();
     assert!(scan.is_whole() && scan.is_complete());
     assert_eq!(scan.scan_id, "01890a5d-ac96-774b-bcce-b302099a8057");
-    assert_eq!((scan.finished_at - scan.started_at).get_milliseconds(), 12_300);
+    assert_eq!(scan.elapsed().as_millis(), 12_300);
     assert_eq!(scan.satellites[0].segment, "office");
     let addresses: Vec<_> = scan.hosts.iter().map(|host| host.seen.address.to_string()).collect();
     assert_eq!(addresses, ["10.99.2.8", "10.99.2.9", "10.99.2.10", "10.99.2.11"]);

@@ -29,6 +29,14 @@ const ICMP_PACE: Duration = Duration::from_millis(1100);
 const ICMP_MISSES: u8 = 3;
 const ICMP_PROBES: u8 = 30;
 
+/// Marks a port that had its patient probe.
+const TRIED_PATIENTLY: u8 = u8::MAX;
+
+/// Whether a port is called silent and had no patient probe yet.
+fn is_silent(cell: &Cell) -> bool {
+    cell.settled() == Some(Verdict::NoResponse) && cell.attempts < TRIED_PATIENTLY
+}
+
 /// Silent ports of a host that answers others with ICMP port unreachable may only be waiting for the device's limit
 /// on ICMP errors: they are probed again one by one, at a pace that the limit allows, as long as that helps.
 #[derive(Clone, Copy, Debug, Default)]
@@ -324,26 +332,45 @@ impl HostSweep {
 
     /// One more of the ports whose silence may come of a limit on ICMP errors.
     fn reopen_patiently(&mut self) -> u32 {
-        let patience = &mut self.patience;
-        if !patience.on {
-            *patience = Patience { on: self.closed_by_icmp, ..Patience::default() };
+        if !self.patience.on {
+            self.patience = Patience { on: self.closed_by_icmp, ..Patience::default() };
         }
-        while patience.on && patience.misses < ICMP_MISSES && patience.probes < ICMP_PROBES {
-            if patience.place >= self.cells.len() as u64 {
-                break;
-            }
+        if !self.patience.on || self.patience.misses >= ICMP_MISSES || self.patience.probes >= ICMP_PROBES {
+            return 0;
+        }
+        let Some(cell) = self.next_to_an_icmp_closed().or_else(|| self.next_silent()) else { return 0 };
+        self.patience.probes += 1;
+        if let Some(state) = self.cell(cell) {
+            state.reopen();
+            state.attempts = TRIED_PATIENTLY;
+        }
+        self.again.push_back(cell);
+        1
+    }
+
+    /// Rules that reject cover ranges more often than single ports.
+    fn next_to_an_icmp_closed(&self) -> Option<u16> {
+        let closed = |cell: &Cell| cell.settled() == Some(Verdict::PortUnreach);
+        let pairs = self.cells.windows(2).enumerate();
+        let found = pairs.filter_map(|(i, pair)| match pair {
+            [a, b] if closed(a) && is_silent(b) => Some(i + 1),
+            [a, b] if is_silent(a) && closed(b) => Some(i),
+            _ => None,
+        });
+        // Below 65,536.
+        found.map(|i| i as u16).next()
+    }
+
+    fn next_silent(&mut self) -> Option<u16> {
+        while self.patience.place < self.cells.len() as u64 {
             // Below 65,536.
-            let cell = self.order.at(patience.place) as u16;
-            patience.place += 1;
-            let Some(state) = self.cells.get_mut(usize::from(cell)) else { break };
-            if state.settled() == Some(Verdict::NoResponse) {
-                patience.probes += 1;
-                state.reopen();
-                self.again.push_back(cell);
-                return 1;
+            let cell = self.order.at(self.patience.place) as u16;
+            self.patience.place += 1;
+            if self.cells.get(usize::from(cell)).is_some_and(is_silent) {
+                return Some(cell);
             }
         }
-        0
+        None
     }
 
     /// The scope changed: what `target` does not permit any more and has no last word yet is refused. How many ports

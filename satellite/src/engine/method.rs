@@ -37,6 +37,9 @@ pub enum MethodError {
 }
 
 impl Method {
+    /// What this satellite offers, beside [`Method::Auto`]: its capabilities, as the server knows them.
+    pub const OFFERED: &[Self] = &[Self::Connect];
+
     /// The method to use for these ports and why; never [`Method::Auto`].
     pub(super) fn choose(self, ports: &PortSpec) -> Result<(Self, &'static str), MethodError> {
         if !ports.udp.is_empty() {

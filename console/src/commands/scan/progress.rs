@@ -33,7 +33,7 @@ impl Progress {
         if !io::stderr().is_terminal() {
             return Self::none();
         }
-        let Ok(style) = ProgressStyle::with_template("{prefix}  [{bar:20}] {wide_msg}") else {
+        let Ok(style) = ProgressStyle::with_template("{prefix}  [{bar:16}] {wide_msg}") else {
             return Self::none();
         };
         let mut bars =
@@ -100,6 +100,8 @@ impl Progress {
     /// The result comes now: away with the bars.
     pub fn clear(&mut self) {
         if let Some(bars) = self.0.take() {
+            // One by one too: a finished bar that is merely dropped leaves its line behind.
+            bars.each.iter().for_each(|bar| bar.line.finish_and_clear());
             // A terminal that went away needs no clearing.
             let _ = bars.all.clear();
         }
@@ -145,13 +147,12 @@ impl Meter {
         (seconds > 0.0).then(|| (rate(*probes, *probes_now), rate(*ports, *ports_now)))
     }
 
+    /// What matters most comes first: a narrow terminal cuts the end.
     fn message(&self, step: &SatelliteProgress) -> String {
         let mut text = format!(
-            "{}/{}, {}/{}, {} open",
+            "{}/{}, {} open",
             grouped(step.hosts_done),
             count(step.hosts_total, "host"),
-            grouped(step.ports_done),
-            count(step.ports_total, "port"),
             grouped(step.open_found)
         );
         if step.disconnected {
@@ -165,6 +166,7 @@ impl Meter {
                 text.push_str(&format!(", {} left", span((left as f64 / ports).ceil() as i64)));
             }
         }
+        text.push_str(&format!(", {}/{}", grouped(step.ports_done), count(step.ports_total, "port")));
         text
     }
 }
@@ -190,11 +192,11 @@ mod tests {
     fn rate_and_time_left_follow_the_last_seconds() {
         let (start, mut meter) = (Instant::now(), Meter::default());
         meter.add(start, &step(0, 0));
-        assert_eq!(meter.message(&step(0, 0)), "1/256 hosts, 0/256,000 ports, 3 open");
+        assert_eq!(meter.message(&step(0, 0)), "1/256 hosts, 3 open, 0/256,000 ports");
         meter.add(start + Duration::from_secs(2), &step(2_000, 4_000));
         assert_eq!(
             meter.message(&step(2_000, 4_000)),
-            "1/256 hosts, 2,000/256,000 ports, 3 open, 2,000 probes/s, 4m left"
+            "1/256 hosts, 3 open, 2,000 probes/s, 4m left, 2,000/256,000 ports"
         );
         meter.add(start + Duration::from_secs(30), &step(3_000, 5_000));
         meter.add(start + Duration::from_secs(31), &step(6_000, 9_000));

@@ -31,7 +31,7 @@ pub fn build(args: &ScanArgs) -> Result<(v1::ScanRequest, PortSpec), ConsoleErro
             .push(format!("the target list is too long for one scan: {MAX_TARGET_BYTES} bytes is the limit"));
     }
     let ports = read_ports(&args.ports, args.method)
-        .map_err(|error| mistakes.push(format!("port list: {error}")))
+        .map_err(|error| mistakes.push(error.to_string()))
         .unwrap_or_default();
     let satellites = unique(&args.from);
     if satellites.iter().any(String::is_empty) {

@@ -34,7 +34,7 @@ fn every_kind_of_gap_is_warned_of() {
             "office-1 refused 10.99.2.66 on ports 9100-9107: its scope says `deny 10.99.2.66`",
             "office-1 refused 7 more",
             "office-1 cannot resolve shop.intern: no such name",
-            "pci-1 did not finish: it is offline",
+            "pci-1 took no part: it is offline",
         ]
     );
 }

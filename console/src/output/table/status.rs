@@ -60,9 +60,9 @@ pub fn warnings(status: &v1::StatusResponse, now: Timestamp) -> Vec<String> {
     let soon = |ms: i64, notice: SignedDuration| {
         time::from_wire(ms).map(|at| at.duration_since(now)).filter(|left| *left < notice).map(|left| {
             match left.as_hours() {
+                _ if left.is_negative() => "has expired".to_owned(),
                 hours @ 48.. => format!("expires in {}", count((hours / 24).unsigned_abs(), "day")),
-                hours @ 0.. => format!("expires in {}", count(hours.unsigned_abs(), "hour")),
-                _ => "has expired".to_owned(),
+                hours => format!("expires in {}", count(hours.unsigned_abs(), "hour")),
             }
         })
     };

@@ -32,7 +32,7 @@ pub fn render(
         let columns = if differences.is_empty() { alike(&rows) } else { side_by_side(&rows, sightings) };
         lines.push_str(&columns.render(view.paint));
     }
-    lines.push_str(&rest(sightings, asked, rows.is_empty(), all, view));
+    lines.push_str(&rest(sightings, asked, &listed(&rows), view));
     lines.push_str(&disagreements(&differences, sightings, view));
     lines
 }
@@ -63,28 +63,36 @@ fn heading(sightings: &Sightings<'_>, absent: &[&str], agree: bool, view: &View)
 }
 
 /// The ports to list, each with what every vantage point saw of it.
-fn rows(seen: &[&HostObservation], all: bool) -> BTreeMap<(Protocol, u16), Vec<Option<PortLine>>> {
-    let mut rows: BTreeMap<(Protocol, u16), Vec<Option<PortLine>>> = BTreeMap::new();
-    for observation in seen {
+type Rows = BTreeMap<(Protocol, u16), Vec<Option<PortLine>>>;
+
+/// A port that one vantage point found open is listed for all of them.
+fn rows(seen: &[&HostObservation], all: bool) -> Rows {
+    let mut rows = Rows::new();
+    for (index, observation) in seen.iter().enumerate() {
         for line in port_lines(observation, all) {
-            rows.entry((line.protocol, line.port)).or_default();
+            rows.entry((line.protocol, line.port)).or_insert_with(|| vec![None; seen.len()])[index] =
+                Some(line);
         }
     }
     for ((protocol, port), lines) in &mut rows {
-        lines.extend(seen.iter().map(|observation| {
-            observation.state_of(*protocol, *port).map(|(state, reason)| PortLine {
+        for (line, observation) in lines.iter_mut().zip(seen).filter(|(line, _)| line.is_none()) {
+            *line = observation.state_of(*protocol, *port).map(|(state, reason)| PortLine {
                 protocol: *protocol,
                 port: *port,
                 state,
                 reason,
-                rtt_us: observation.detail_of(*protocol, *port).map(|d| d.rtt_us).filter(|us| *us > 0),
-            })
-        }));
+                rtt_us: None,
+            });
+        }
     }
     rows
 }
 
-type Rows = BTreeMap<(Protocol, u16), Vec<Option<PortLine>>>;
+/// The ports that have a row.
+fn listed(rows: &Rows) -> PortSpec {
+    let of = |protocol| rows.keys().filter(|(p, _)| *p == protocol).map(|(_, port)| *port).collect();
+    PortSpec { tcp: of(Protocol::Tcp), udp: of(Protocol::Udp) }
+}
 
 fn port_cell(protocol: Protocol, port: u16) -> Cell {
     Cell::plain(format!("{port}/{protocol}"))
@@ -140,15 +148,12 @@ fn side_by_side(rows: &Rows, sightings: &Sightings<'_>) -> Columns {
 }
 
 /// The ports that are not listed, in numbers; once, or by vantage point where the numbers differ.
-fn rest(sightings: &Sightings<'_>, asked: &PortSpec, nothing_open: bool, all: bool, view: &View) -> String {
-    let texts: Vec<String> = sightings.iter().map(|(_, seen)| rest_of(seen, asked, all)).collect();
-    let title = if nothing_open { "No open ports" } else { "Not shown" };
-    let line = |title: &str, text: &str| {
-        if text.is_empty() {
-            String::new()
-        } else {
-            format!("  {}\n", view.paint.apply(styles::QUIET, &format!("{title}: {text}")))
-        }
+fn rest(sightings: &Sightings<'_>, asked: &PortSpec, listed: &PortSpec, view: &View) -> String {
+    let texts: Vec<String> = sightings.iter().map(|(_, seen)| rest_of(seen, asked, listed)).collect();
+    let title = if listed.is_empty() { "No open ports" } else { "Not shown" };
+    let line = |title: &str, text: &str| match text {
+        "" => String::new(),
+        text => format!("  {}\n", view.paint.apply(styles::QUIET, &format!("{title}: {text}"))),
     };
     match texts.as_slice() {
         [first, others @ ..] if others.iter().all(|text| text == first) => line(title, first),
@@ -161,11 +166,14 @@ fn rest(sightings: &Sightings<'_>, asked: &PortSpec, nothing_open: bool, all: bo
 }
 
 /// `65,532 closed (conn-refused), 1 filtered (no-response)`.
-fn rest_of(seen: &HostObservation, asked: &PortSpec, all: bool) -> String {
+fn rest_of(seen: &HostObservation, asked: &PortSpec, listed: &PortSpec) -> String {
     let several = protocols(asked).count() > 1;
     let mut counts: BTreeMap<(Protocol, PortState, Reason), u64> = BTreeMap::new();
-    for run in seen.runs.iter().filter(|run| !all && run.state != PortState::Open) {
-        *counts.entry((run.protocol, run.state, run.reason)).or_default() += run.ports.len() as u64;
+    for run in &seen.runs {
+        let unlisted = run.ports.difference(listed.of(run.protocol)).len() as u64;
+        if unlisted > 0 {
+            *counts.entry((run.protocol, run.state, run.reason)).or_default() += unlisted;
+        }
     }
     let mut counts: Vec<_> = counts.into_iter().collect();
     counts.sort_by_key(|(_, n)| std::cmp::Reverse(*n));

@@ -1,6 +1,6 @@
 //! Conversations with a server that is only pretended: the real client over an in-memory connection.
 
-use super::scan;
+use super::{Progress, watch};
 use crate::errors::ConsoleError;
 use crate::interrupts::Interrupts;
 use crate::scan_result::fixture::{down, end, event, finished, hosts, started};
@@ -143,8 +143,8 @@ type Outcome = Result<(crate::scan_result::ScanResult, Option<ConsoleError>), Co
 async fn run(ending: Ending, from: &str, interrupts: &Interrupts) -> Outcome {
     let request = v1::ScanRequest { satellites: vec![from.into()], ..Default::default() };
     let client = connect(ending).await;
-    let progress = scan::Progress::none();
-    scan::watch(client, request, "22".parse().unwrap(), interrupts, progress, None).await
+    let progress = Progress::none();
+    watch(client, request, "22".parse().unwrap(), interrupts, progress, None).await
 }
 
 #[tokio::test]

@@ -1,0 +1,59 @@
+//! `satellite.toml`, the administrator's file: the scope, which nobody else can widen.
+
+use portolan_common::document::{self, Mistakes};
+use portolan_common::scope::Scope;
+use portolan_transport::files::{self, FileError};
+use std::path::Path;
+
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It has mistakes: all of them.
+    #[error(transparent)]
+    Mistakes(#[from] Mistakes),
+}
+
+/// Reads the scope from the file.
+///
+/// # Errors
+/// When the file is missing or has mistakes; all of them are reported at once.
+pub fn load(path: &Path) -> Result<Scope, ConfigError> {
+    Ok(parse(&path.display().to_string(), &files::read_text(path, MAX_FILE_BYTES)?)?)
+}
+
+/// Reads the scope from the file's text.
+///
+/// # Errors
+/// All mistakes at once.
+pub fn parse(file_name: &str, text: &str) -> Result<Scope, Mistakes> {
+    document::read(file_name, text, |root| {
+        root.require(&["scope"]);
+        let mut table = root.table("scope")?;
+        Scope::read(&mut table)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_a_scope_is_a_mistake() {
+        let report = parse("satellite.toml", "").unwrap_err().to_string();
+        assert!(report.contains("scope"), "{report}");
+    }
+
+    #[test]
+    fn unknown_keys_are_mistakes_too() {
+        let text = "scoop = 1\n[scope]\nallow = [\"10.0.0.0/8\", \"10.0.0.300\"]\nmax_rat = 5\n";
+        let report = parse("satellite.toml", text).unwrap_err().to_string();
+        for part in ["satellite.toml:1:", "satellite.toml:3:", "satellite.toml:4:"] {
+            assert!(report.contains(part), "{report}");
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! One connection after the other: hello, records up, jobs down, until it breaks; then again after a jittered pause.
+
+use super::backoff::Backoff;
+use super::outbox::Outbox;
+use crate::assignment::Assignment;
+use crate::data_dir::{DataDir, DataDirError};
+use crate::scans::Scans;
+use jiff::{SignedDuration, Timestamp};
+use portolan_proto::MAX_MESSAGE_BYTES;
+use portolan_proto::v1::uplink_client::UplinkClient;
+use portolan_proto::v1::{self, uplink_down::Message as Down, uplink_up::Message as Up};
+use portolan_transport::dial::{DialError, Dialer};
+use portolan_transport::identity::{IdentityError, KeyRequest, LeafFacts};
+use portolan_transport::tls;
+use rustls::pki_types::CertificateDer;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, Streaming};
+
+/// Messages that may wait for the connection.
+const OUTBOUND: usize = 64;
+/// How long the server may take to say welcome.
+const WELCOME: Duration = Duration::from_secs(15);
+
+/// The satellite's side of the uplink.
+pub struct Uplink {
+    /// Where identity and assignment are kept.
+    pub data: DataDir,
+    /// The server's addresses, and the proxy in between.
+    pub servers: Vec<String>,
+    /// The proxy in between.
+    pub proxy: Option<http::Uri>,
+    /// What is not acked.
+    pub outbox: Arc<Outbox>,
+    /// What runs.
+    pub scans: Arc<Scans>,
+    /// Progress that may be lost.
+    pub progress: mpsc::Receiver<v1::ScanProgress>,
+    /// The desired state.
+    pub assignment: Assignment,
+}
+
+/// Why a connection ended.
+enum End {
+    /// It never stood.
+    Dial(DialError),
+    /// The files that it needs cannot be used.
+    Local(String),
+    /// The server says no.
+    Refused(String),
+    /// It broke.
+    Broken(String),
+    /// The server restarts, or wants this connection replaced.
+    Goodbye,
+    /// A newer connection of this same satellite took over: somebody runs a copy.
+    Replaced,
+    /// The satellite was revoked.
+    Revoked,
+    /// A renewed certificate wants a new connection.
+    Renewed,
+    /// The satellite shuts down.
+    Shutdown,
+}
+
+/// The uplink ended for good.
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkError {
+    /// The operator revoked this satellite.
+    #[error(
+        "this satellite was revoked on the server; to use it again, remove its data directory and enrol it anew with \
+         a new token"
+    )]
+    Revoked,
+}
+
+impl From<DataDirError> for End {
+    fn from(error: DataDirError) -> Self {
+        Self::Local(error.to_string())
+    }
+}
+
+impl Uplink {
+    /// Keeps a connection to the server until `shutdown`.
+    ///
+    /// # Errors
+    /// [`UplinkError`] when there is no use in trying again.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), UplinkError> {
+        let mut backoff = Backoff::default();
+        loop {
+            let mut stood = false;
+            let end = tokio::select! {
+                end = self.connect(&mut stood) => end,
+                () = shutdown.cancelled() => End::Shutdown,
+            };
+            if stood {
+                backoff.reset();
+            }
+            let (refused, why) = match end {
+                End::Shutdown => return Ok(()),
+                End::Revoked => return Err(UplinkError::Revoked),
+                End::Renewed => continue,
+                End::Dial(error) => (false, format!("cannot reach the server: {error}")),
+                End::Local(why) => (true, why),
+                End::Refused(why) => (true, format!("the server refuses this satellite: {why}")),
+                End::Broken(why) => (false, format!("the connection broke: {why}")),
+                End::Goodbye => (false, "the server closed the connection".to_owned()),
+                End::Replaced => (
+                    true,
+                    "another connection of this same satellite took over: does a copy of its data directory run \
+                     elsewhere?"
+                        .to_owned(),
+                ),
+            };
+            let pause = backoff.next(refused, rand::random());
+            tracing::warn!("{why}; trying again in {:.1} s", pause.as_secs_f32());
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    async fn connect(&mut self, stood: &mut bool) -> End {
+        match self.converse(stood).await {
+            Ok(end) | Err(end) => end,
+        }
+    }
+
+    async fn converse(&mut self, stood: &mut bool) -> Result<End, End> {
+        let identity = self.data.identity()?;
+        let facts = identity.facts().map_err(|error| End::Local(error.to_string()))?;
+        if facts.not_after < Timestamp::now() {
+            return Err(End::Refused(format!(
+                "its certificate expired at {:.0}: revoke and remove it on the server, then enrol it anew (or set \
+                 this machine's clock, if that is wrong)",
+                facts.not_after
+            )));
+        }
+        let config = tls::client_config(&self.data.root()?, &identity)
+            .map_err(|error| End::Local(format!("the certificate cannot be used: {error}")))?;
+        let dialer =
+            Dialer { servers: self.servers.clone(), proxy: self.proxy.clone(), tls: Arc::new(config) };
+        let channel = dialer.connect().await.map_err(End::Dial)?;
+
+        let (up, outbound) = mpsc::channel(OUTBOUND);
+        // The channel is new and has room.
+        let _ = up.try_send(message(Up::Hello(self.hello())));
+        let mut client = UplinkClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let welcome = async {
+            let mut down = client.connect(ReceiverStream::new(outbound)).await?.into_inner();
+            let first = down.message().await?;
+            Ok::<_, Status>((down, first))
+        };
+        let (mut down, first) = tokio::time::timeout(WELCOME, welcome)
+            .await
+            .map_err(|_| End::Broken("the server accepted the connection and then said nothing".into()))?
+            .map_err(|status| refusal(&status))?;
+        let Some(v1::UplinkDown { message: Some(Down::Welcome(welcome)) }) = first else {
+            return Err(End::Broken("the server did not say welcome".into()));
+        };
+        self.outbox.rewind(welcome.acked_sequence);
+        *stood = true;
+        tracing::info!(server_version = %welcome.version, "connected");
+        self.serve(&up, &mut down, &facts).await
+    }
+
+    fn hello(&self) -> v1::Hello {
+        let mut running = self.scans.running();
+        running.extend(self.outbox.scans());
+        running.sort();
+        running.dedup();
+        v1::Hello {
+            version: env!("CARGO_PKG_VERSION").into(),
+            epoch: self.outbox.epoch().as_bytes().to_vec(),
+            capabilities: crate::engine::Method::OFFERED.iter().map(ToString::to_string).collect(),
+            running_scans: running.iter().map(|id| id.as_bytes().to_vec()).collect(),
+            assignment_revision: self.assignment.revision,
+            spool_depth: self.outbox.depth(),
+            clock_at_ms: Timestamp::now().as_millisecond(),
+        }
+    }
+
+    async fn serve(
+        &mut self,
+        up: &mpsc::Sender<v1::UplinkUp>,
+        down: &mut Streaming<v1::UplinkDown>,
+        facts: &LeafFacts,
+    ) -> Result<End, End> {
+        let gone = |_| End::Broken("it was closed".into());
+        let mut heartbeat = tokio::time::interval(self.assignment.heartbeat());
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut renewal = Renewal::new(facts);
+        loop {
+            tokio::select! {
+                received = down.message() => match received.map_err(|status| refusal(&status))? {
+                    Some(v1::UplinkDown { message: Some(message) }) => {
+                        if let Some(end) = self.obey(message, &mut renewal).await {
+                            return Ok(end);
+                        }
+                    }
+                    // A later server's message; this version does without it.
+                    Some(v1::UplinkDown { message: None }) => {}
+                    None => return Ok(End::Goodbye),
+                },
+                record = self.outbox.next() => up.send(message(Up::Record(record))).await.map_err(gone)?,
+                Some(progress) = self.progress.recv() => {
+                    up.send(message(Up::Progress(progress))).await.map_err(gone)?;
+                }
+                _ = heartbeat.tick() => {
+                    let beat = v1::Heartbeat {
+                        clock_at_ms: Timestamp::now().as_millisecond(),
+                        assignment_revision: self.assignment.revision,
+                        spool_depth: self.outbox.depth(),
+                    };
+                    up.send(message(Up::Heartbeat(beat))).await.map_err(gone)?;
+                    if let Some(request) = renewal.request(Timestamp::now()) {
+                        up.send(message(Up::Renewal(request))).await.map_err(gone)?;
+                    }
+                    // The old certificate still holds; the new one is taken up when nothing is interrupted by it.
+                    if renewal.done && self.scans.running().is_empty() && self.outbox.depth() == 0 {
+                        return Ok(End::Renewed);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn obey(&mut self, message: Down, renewal: &mut Renewal) -> Option<End> {
+        match message {
+            Down::Ack(ack) => self.outbox.ack(ack.sequence),
+            Down::StartScan(start) => self.scans.start(start),
+            Down::CancelScan(cancel) => self.scans.cancel(&cancel.scan_id),
+            Down::Assignment(assignment) => {
+                let assignment = Assignment::from(assignment);
+                tracing::info!(revision = assignment.revision, segment = %assignment.segment, "new assignment");
+                match assignment.store(&self.data) {
+                    Ok(()) => self.assignment = assignment,
+                    Err(error) => tracing::error!(%error, "the assignment is not taken up"),
+                }
+            }
+            Down::Renewal(answer) => match renewal.accept(answer, &self.data) {
+                Ok(expires) => tracing::info!(%expires, "the certificate was renewed"),
+                Err(error) => tracing::error!(%error, "the certificate was not renewed; trying again"),
+            },
+            Down::Goodbye(goodbye) => {
+                return Some(match goodbye.reason() {
+                    v1::goodbye::Reason::Revoked => End::Revoked,
+                    v1::goodbye::Reason::Replaced => End::Replaced,
+                    _ => End::Goodbye,
+                });
+            }
+            Down::Welcome(_) => {}
+        }
+        None
+    }
+}
+
+fn message(message: Up) -> v1::UplinkUp {
+    v1::UplinkUp { message: Some(message) }
+}
+
+fn refusal(status: &Status) -> End {
+    match status.code() {
+        Code::PermissionDenied | Code::Unauthenticated => End::Refused(status.message().to_owned()),
+        Code::Aborted => End::Replaced,
+        _ => End::Broken(status.message().to_owned()),
+    }
+}
+
+/// The certificate's renewal, from two thirds of its life on, always with a new key.
+struct Renewal {
+    due: Timestamp,
+    pending: Option<KeyRequest>,
+    done: bool,
+}
+
+/// How long an unanswered request stands, and how long to wait after a refusal.
+const RETRY: SignedDuration = SignedDuration::from_mins(1);
+
+impl Renewal {
+    fn new(facts: &LeafFacts) -> Self {
+        let life = facts.not_before.duration_until(facts.not_after);
+        Self { due: facts.not_before + life * 2 / 3, pending: None, done: false }
+    }
+
+    fn request(&mut self, now: Timestamp) -> Option<v1::RenewalRequest> {
+        if self.done || now < self.due {
+            return None;
+        }
+        self.due = now + RETRY;
+        let request = KeyRequest::generate().inspect_err(|error| tracing::error!(%error, "renewal")).ok()?;
+        let csr_der = request.csr_der.clone();
+        self.pending = Some(request);
+        Some(v1::RenewalRequest { csr_der })
+    }
+
+    fn accept(&mut self, answer: v1::Renewal, data: &DataDir) -> Result<Timestamp, RenewalError> {
+        let request = self.pending.take().ok_or(RenewalError::Unasked)?;
+        if answer.certificate_chain.is_empty() {
+            return Err(RenewalError::Refused(answer.error));
+        }
+        let chain = answer.certificate_chain.into_iter().map(CertificateDer::from).collect();
+        let identity = request.into_identity(chain)?;
+        let facts = identity.facts()?;
+        // A certificate that does not fit its key must not replace one that works.
+        tls::client_config(&data.root()?, &identity)?;
+        identity.store(&data.identity_file())?;
+        self.done = true;
+        Ok(facts.not_after)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RenewalError {
+    #[error("the server sent a certificate that nobody asked for")]
+    Unasked,
+    #[error("the server refused: {0}")]
+    Refused(String),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error("the new certificate cannot be used: {0}")]
+    Tls(#[from] rustls::Error),
+}
