@@ -1,7 +1,7 @@
 //! The command line of `portolan-server`.
 
 use crate::config::Config;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, NameError, split_name};
 use crate::{init, run};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -33,7 +33,7 @@ enum Command {
         #[arg(long, value_name = "DIR", default_value = "/var/lib/portolan-server")]
         data_dir: PathBuf,
         /// Where satellites and consoles find the server; repeat for several (port 8443 when none is given)
-        #[arg(long = "name", value_name = "HOST[:PORT]", required = true)]
+        #[arg(long = "name", value_name = "HOST[:PORT]", required = true, value_parser = server_name)]
         names: Vec<String>,
         /// Write the first operator's context to this file instead of this user's configuration
         #[arg(long, value_name = "FILE")]
@@ -65,6 +65,10 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         admin_out: Option<PathBuf>,
     },
+}
+
+fn server_name(text: &str) -> Result<String, NameError> {
+    split_name(text).map(|_| text.to_owned())
 }
 
 const CONFIG: &str = "/etc/portolan/server.toml";

@@ -26,6 +26,15 @@ pub struct Registry {
     changing: tokio::sync::Mutex<()>,
 }
 
+/// What [`Registry::add`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Added {
+    /// The end of the token's life.
+    pub expires: Timestamp,
+    /// An earlier, unused token became void.
+    pub replaced_token: bool,
+}
+
 /// A change or look-up that is not possible.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
@@ -154,7 +163,7 @@ impl Registry {
         token_hash: [u8; 32],
         life: SignedDuration,
         now: Timestamp,
-    ) -> Result<Timestamp, RegistryError> {
+    ) -> Result<Added, RegistryError> {
         check_name("satellite", name)?;
         check_name("segment", segment)?;
         check_name("tenant", tenant)?;
@@ -162,10 +171,12 @@ impl Registry {
             return Err(RegistryError::TokenLife);
         }
         let _changing = self.changing.lock().await;
-        let id = match self.find(name) {
-            Ok(pending) if pending.enrolled_at_ms == 0 && pending.revoked_at_ms == 0 => pending.satellite_id()?,
+        let (id, replaced_token) = match self.find(name) {
+            Ok(pending) if pending.enrolled_at_ms == 0 && pending.revoked_at_ms == 0 => {
+                (pending.satellite_id()?, true)
+            }
             Ok(_) => return Err(RegistryError::Taken(name.to_owned())),
-            Err(_) => SatelliteId(Uuid::now_v7()),
+            Err(_) => (SatelliteId(Uuid::now_v7()), false),
         };
         let record = SatelliteRecord {
             id: id.as_bytes().to_vec(),
@@ -184,7 +195,7 @@ impl Registry {
             ..TokenRecord::default()
         };
         self.put(record, Some((token_hash, token))).await?;
-        Ok(expires)
+        Ok(Added { expires, replaced_token })
     }
 
     /// Exchanges a token's secret and a signing request for a certificate, once.
@@ -336,7 +347,7 @@ mod tests {
     }
 
     impl Fixture {
-        async fn add(&self, secret: &[u8]) -> Result<Timestamp, RegistryError> {
+        async fn add(&self, secret: &[u8]) -> Result<Added, RegistryError> {
             self.registry.add("office-1", "office", "default", Store::token_key(secret), HOUR, self.now).await
         }
 
@@ -364,8 +375,8 @@ mod tests {
     async fn a_second_token_makes_the_first_void_until_enrolled() {
         let f = fixture();
         let csr = KeyRequest::generate().unwrap().csr_der;
-        f.add(b"first").await.unwrap();
-        f.add(b"second").await.unwrap();
+        assert!(!f.add(b"first").await.unwrap().replaced_token);
+        assert!(f.add(b"second").await.unwrap().replaced_token);
         assert!(matches!(f.redeem(b"first", &csr, f.now).await, Err(RedeemError::Void)));
         f.redeem(b"second", &csr, f.now).await.unwrap();
         assert!(matches!(f.add(b"third").await, Err(RegistryError::Taken(_))));

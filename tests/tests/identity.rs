@@ -183,6 +183,7 @@ fn a_satellite_is_removed_only_after_it_was_revoked_and_its_name_is_free_again()
         scene.deployment.console(&["satellite", "revoke", "office-1"]).ok();
         remove().ok();
         assert_eq!(scene.deployment.ask(&["satellite", "list"]).as_array().map(Vec::len), Some(0));
+        std::fs::remove_dir_all(scene.office.data_dir()).expect("the revoked satellite's directory");
         let _new = scene.deployment.satellite(&lab.host("office", "new-pc"), "office-1");
     });
 }

@@ -5,7 +5,7 @@ use crate::cli::{AddArgs, Global, SatelliteCommand, SatelliteName};
 use crate::document::satellite::{JoinDocument, RemovedDocument, RevokedDocument, SatelliteDocument};
 use crate::errors::{ConsoleError, Exit};
 use crate::output::structured::{write_list, write_one};
-use crate::output::{Format, View, print, table, time};
+use crate::output::{Format, View, print, table, time, warn};
 use crate::session::{self, Client, ask};
 use portolan_proto::v1;
 use std::io::Write as _;
@@ -44,6 +44,9 @@ fn add(args: &AddArgs, global: &Global) -> Result<Exit, ConsoleError> {
         servers: v1::JoinToken::from_text(&added.token).map(|token| token.servers).unwrap_or_default(),
         scope: &args.scope,
     };
+    if added.replaced_token {
+        warn(&format!("`{}` had a join token that was not used yet: that one is void now", args.name));
+    }
     print(|out| match format {
         Format::Table => out.write_all(table::satellite::join(&document, &View::of_stdout()).as_bytes()),
         format => write_one(out, format, &document),

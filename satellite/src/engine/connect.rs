@@ -13,7 +13,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use portolan_common::scope::PermittedTarget;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
@@ -220,11 +220,11 @@ impl ConnectProber {
                 Some(icmp) => {
                     let from_target = icmp.from == Some(connection.address);
                     let Some(verdict) = icmp.verdict else { return Sent::Pending };
-                    // Without a neighbour that answers, the kernel tells itself: an ICMP error from this host.
-                    let own = !from_target
-                        && connection.socket.local_addr().ok().and_then(|own| own.as_socket()).map(|own| own.ip()) == icmp.from;
                     match verdict {
-                        Verdict::HostUnreach | Verdict::NetUnreach if own => Answer::NoWay(verdict),
+                        // Without a neighbour that answers, the kernel tells itself: an ICMP error from this host.
+                        Verdict::HostUnreach | Verdict::NetUnreach if !from_target && icmp.from.is_some_and(is_own) => {
+                            Answer::NoWay(verdict)
+                        }
                         _ => Answer::Icmp { verdict, from_target },
                     }
                 }
@@ -278,6 +278,11 @@ impl ConnectProber {
 
 fn measured(sent: Instant, at: Instant) -> Option<Duration> {
     Some(at.saturating_duration_since(sent)).filter(|rtt| *rtt < AMBIGUOUS)
+}
+
+/// Whether an address is this host's: only such an address can be bound. (The failed connection forgot its own.)
+fn is_own(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// The ports that the kernel gives to outgoing connections of both families (ip-sysctl); where it does not say, all

@@ -18,6 +18,10 @@ use std::time::{Duration, Instant};
 /// How many probes must find no way to a host before the rest of its ports are believed to be as unreachable.
 const NO_WAY: u8 = 4;
 
+/// Probes in flight before the first answer or timeout. The link layer looks for the host meanwhile and keeps few
+/// packets back (on Linux some 90), routers likewise: a burst would be lost and taken for loss.
+const FIRST_CONTACT: u32 = 10;
+
 /// A round trip for a host that never answered, where only the order of magnitude matters.
 const ASSUMED_ROUND_TRIP: Duration = Duration::from_millis(300);
 
@@ -27,7 +31,7 @@ const ICMP_PACE: Duration = Duration::from_millis(1100);
 
 /// How many probes at that pace in vain end it, and how many end it anyway.
 const ICMP_MISSES: u8 = 3;
-const ICMP_PROBES: u8 = 30;
+const ICMP_PROBES: u8 = 20;
 
 /// Marks a port that had its patient probe.
 const TRIED_PATIENTLY: u8 = u8::MAX;
@@ -100,6 +104,8 @@ pub(super) struct HostSweep {
     loss: Loss,
     no_way: u8,
     up: bool,
+    /// Whether an answer or a timeout came.
+    met: bool,
     /// Whether a port was called closed by ICMP.
     closed_by_icmp: bool,
     patience: Patience,
@@ -128,6 +134,7 @@ impl HostSweep {
             loss: Loss::default(),
             no_way: 0,
             up: false,
+            met: false,
             closed_by_icmp: false,
             patience: Patience::default(),
             doubts: Vec::new(),
@@ -156,7 +163,11 @@ impl HostSweep {
 
     /// The cell to probe next, if the window has room and there is one.
     pub(super) fn next(&mut self) -> Option<u16> {
-        let limit = if self.patience.on { 1 } else { self.window.limit() };
+        let limit = match (self.patience.on, self.met) {
+            (true, _) => 1,
+            (false, false) => FIRST_CONTACT,
+            (false, true) => self.window.limit(),
+        };
         if self.in_flight >= limit {
             return None;
         }
@@ -219,6 +230,7 @@ impl HostSweep {
     /// A probe was answered. Its flight ends with this if [`HostSweep::ends_the_wait`] says so; else
     /// [`HostSweep::timed_out`] follows in its time.
     pub(super) fn answered(&mut self, cell: u16, answer: Answer, now: Instant) -> Change {
+        self.met = true;
         if self.ends_the_wait(&answer) {
             self.in_flight = self.in_flight.saturating_sub(1);
         }
@@ -281,6 +293,7 @@ impl HostSweep {
 
     /// The wait for a probe is over. `path` is the loss seen among the host's neighbours.
     pub(super) fn timed_out(&mut self, cell: u16, waited: Duration, path: Loss) -> Change {
+        self.met = true;
         self.in_flight = self.in_flight.saturating_sub(1);
         let needed = self.probes_needed(path);
         let Some(state) = self.cell(cell).filter(|state| !state.is_settled()) else {

@@ -34,7 +34,7 @@ pub(super) async fn add(
         seconds => SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX)),
     };
     let tenant = if request.tenant.is_empty() { "default" } else { &request.tenant };
-    let expires = service
+    let added = service
         .registry
         .add(&request.name, &request.segment, tenant, Store::token_key(&secret), life, Timestamp::now())
         .await?;
@@ -45,7 +45,7 @@ pub(super) async fn add(
         secret: secret.to_vec(),
         scope: request.scope,
     };
-    Ok(v1::AddSatelliteResponse { token: token.to_text(), expires_at_ms: expires.as_millisecond() })
+    Ok(v1::AddSatelliteResponse { token: token.to_text(), expires_at_ms: added.expires.as_millisecond(), replaced_token: added.replaced_token })
 }
 
 pub(super) fn list(service: &ConsoleService, name: &str) -> Result<v1::ListSatellitesResponse, Status> {

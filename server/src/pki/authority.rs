@@ -239,11 +239,13 @@ fn damaged(path: &Path, error: &dyn std::fmt::Display) -> PkiError {
 /// Names, dates and a random serial of 127 bits (RFC 5280, section 4.1.2.2: positive, at most 20 octets).
 fn base_params(common_name: &str, now: Timestamp, life: SignedDuration) -> Result<CertificateParams, PkiError> {
     let mut params = CertificateParams::default();
+    // `CA:FALSE` in the certificate itself, for verifiers that read more into an absent extension than into a plain no.
+    params.is_ca = IsCa::ExplicitNoCa;
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "Portolan");
     params.distinguished_name.push(DnType::CommonName, common_name);
-    // A test's life of seconds keeps its proportions; a real one is backdated by an hour.
-    params.not_before = date(now - BACKDATE.min(life.max(DAY) / 24))?;
+    // A life of seconds, in a test, keeps its proportions.
+    params.not_before = date(now - BACKDATE.min(life / 24))?;
     params.not_after = date(now + life)?;
     let mut serial = uuid::Uuid::new_v4().into_bytes();
     serial[0] &= 0x7f;

@@ -40,6 +40,15 @@ impl AdminContext {
         Self { text: self.text.replace(from, to) }
     }
 
+    /// The same context for a server at this address alone.
+    pub fn with_server(&self, address: &str) -> Self {
+        let line = |line: &str| match line.starts_with("servers = ") {
+            true => format!("servers = [\"{address}\"]\n"),
+            false => format!("{line}\n"),
+        };
+        Self { text: self.text.lines().map(line).collect() }
+    }
+
     /// Writes it where a console can be pointed to.
     pub fn write(&self, file: PathBuf) -> PathBuf {
         fs::write(&file, &self.text).expect("a file below /run");

@@ -94,7 +94,13 @@ impl Deployment {
     /// Starts the server and waits until it answers the console.
     #[track_caller]
     pub fn start(&self) {
-        let mut server = self.run_command().spawn();
+        self.start_with(&[]);
+    }
+
+    /// The same with further arguments to `run`.
+    #[track_caller]
+    pub fn start_with(&self, more: &[&str]) {
+        let mut server = self.run_command().args(more.iter().copied()).spawn();
         wait_until("the server to answer `portolan status`", SOON, || {
             assert!(server.is_running(), "the server ended:\n{}{}", server.stdout(), server.stderr());
             self.console(&["status"]).code == 0

@@ -211,8 +211,11 @@ pub fn grpc(from: &Host, server: &str, rpc: &str, identity: Option<&Identity>) -
     let url = format!("https://{server}/{rpc}");
     let finished = program.args(["--data-binary", &format!("@{body}"), &url]).run();
     let text = format!("{}{}", finished.stdout, finished.stderr);
-    let status =
-        text.lines().find_map(|line| line.to_lowercase().strip_prefix("grpc-status:")?.trim().parse().ok());
+    // Trailers follow the body at once, and the body ends without a line break.
+    let status = text.to_lowercase().split("grpc-status:").nth(1).and_then(|rest| {
+        let digits: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().ok()
+    });
     GrpcAnswer { status, text, code: finished.code }
 }
 

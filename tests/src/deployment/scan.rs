@@ -80,7 +80,8 @@ impl Scan {
             let tcp = host["ranges"]["tcp"].as_object();
             for (state, range) in tcp.unwrap_or_else(|| panic!("no TCP `ranges` in {host}")) {
                 let range = range.as_str().expect("ranges are text");
-                if !range.is_empty() {
+                // What the scope forbade was not looked at, so it has no state.
+                if !range.is_empty() && state != "unscanned" {
                     *states.of_mut(state) = ports::parse(range);
                 }
             }
