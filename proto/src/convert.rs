@@ -240,9 +240,8 @@ mod tests {
                     protocol: Protocol::Tcp,
                     state: PortState::Closed,
                     reason: Reason::ConnRefused,
-                    ports: PortSet::all().difference(
-                        &[0, 22, 80, 443, 3306, 5432, 6379, 8080, 9200].into_iter().collect(),
-                    ),
+                    ports: PortSet::all()
+                        .difference(&[0, 22, 80, 443, 3306, 5432, 6379, 8080, 9200].into_iter().collect()),
                 },
             ],
             details: [22, 80, 443, 3306, 5432, 6379, 8080, 9200]
@@ -273,7 +272,9 @@ mod tests {
         assert_eq!(spoil(|h| h.runs[0].state = 99), WireError::Unknown("PortState"));
         assert_eq!(spoil(|h| h.observed_at_ms = i64::MAX), WireError::Time);
         assert_eq!(spoil(|h| h.target = "x".repeat(256)), WireError::Target(256));
-        for spans in [vec![1], vec![65_536, 0], vec![0, 65_536], vec![u32::MAX, u32::MAX], vec![65_535, 0, 0, 0]] {
+        for spans in
+            [vec![1], vec![65_536, 0], vec![0, 65_536], vec![u32::MAX, u32::MAX], vec![65_535, 0, 0, 0]]
+        {
             assert_eq!(PortSet::try_from(&v1::PortSpans { spans }), Err(WireError::Ports));
         }
     }

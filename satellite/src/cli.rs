@@ -79,16 +79,18 @@ fn enroll(token: String, place: Place, proxy: Option<&str>) -> anyhow::Result<()
     let shown_dir = place.data_dir.display().to_string();
     let (data, config) = place.resolve();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let enrolled =
-        runtime.block_on(enroll::enroll(&token, &data, &config, proxy)).context("cannot enrol")?;
+    let enrolled = runtime.block_on(enroll::enroll(&token, &data, &config, proxy)).context("cannot enrol")?;
     let origin = match enrolled.origin {
         ScopeOrigin::File => "from the file that stood there",
         ScopeOrigin::Token => "as the join token proposes",
         ScopeOrigin::Policy => "the networks that the policy knows",
         ScopeOrigin::Connected => "the networks that this machine is connected to",
     };
-    let tenant =
-        if enrolled.tenant == "default" { String::new() } else { format!(" of tenant `{}`", enrolled.tenant) };
+    let tenant = if enrolled.tenant == "default" {
+        String::new()
+    } else {
+        format!(" of tenant `{}`", enrolled.tenant)
+    };
     println!("Enrolled as `{}` in segment `{}`{tenant}.", enrolled.name, enrolled.segment);
     println!();
     println!("Scope, {origin}; only an edit of {} changes it:", config.display());

@@ -138,7 +138,11 @@ pub async fn enroll(
     let (tls, verifier) = tls::pinned_config(pinned)?;
     let dialer = Dialer { servers: token.servers.clone(), proxy: proxy_uri, tls: Arc::new(tls) };
     let channel = dialer.connect().await.map_err(|error| {
-        if verifier.saw_foreign_server() { EnrollError::Foreign(error) } else { EnrollError::Unreachable(error) }
+        if verifier.saw_foreign_server() {
+            EnrollError::Foreign(error)
+        } else {
+            EnrollError::Unreachable(error)
+        }
     })?;
     let call = EnrollRequest {
         secret: token.secret,
@@ -193,7 +197,13 @@ pub async fn enroll(
     identity.store(&data.identity_file())?;
     // It stays harmless where it cannot be removed: the identity holds the same key.
     let _ = std::fs::remove_file(data.pending_key_file());
-    Ok(Enrolled { name: answer.satellite_name, segment: answer.segment, tenant: answer.tenant, scope, origin })
+    Ok(Enrolled {
+        name: answer.satellite_name,
+        segment: answer.segment,
+        tenant: answer.tenant,
+        scope,
+        origin,
+    })
 }
 
 /// Reads a proxy's URL.

@@ -39,7 +39,11 @@ pub struct Scans {
 
 impl Scans {
     /// None at first. `progress` is sent only while there is room.
-    pub fn new(context: EngineContext, outbox: Arc<Outbox>, progress: mpsc::Sender<v1::ScanProgress>) -> Self {
+    pub fn new(
+        context: EngineContext,
+        outbox: Arc<Outbox>,
+        progress: mpsc::Sender<v1::ScanProgress>,
+    ) -> Self {
         Self { context, outbox, progress, running: Mutex::default() }
     }
 
@@ -121,10 +125,8 @@ impl Scans {
         };
         let targets = targets.resolve(&lookup);
         tracing::info!(scan = %id, addresses = %targets.addresses.len(), ports = ports.len(), "scan");
-        let unresolved = unresolved
-            .into_iter()
-            .map(|u| v1::Unresolved { name: u.name, error: u.error })
-            .collect();
+        let unresolved =
+            unresolved.into_iter().map(|u| v1::Unresolved { name: u.name, error: u.error }).collect();
         let (sender, receiver) = mpsc::channel(EVENTS);
         let request = SweepRequest { targets, ports, method, gentle: start.gentle };
         let sweeping = engine::sweep(request, self.context.clone(), sender, cancel);
@@ -139,7 +141,8 @@ impl Scans {
         let mut bytes = 0;
         let mut since = Instant::now();
         loop {
-            let wait = if hosts.is_empty() { Duration::MAX } else { BATCH_WAIT.saturating_sub(since.elapsed()) };
+            let wait =
+                if hosts.is_empty() { Duration::MAX } else { BATCH_WAIT.saturating_sub(since.elapsed()) };
             match tokio::time::timeout(wait, events.recv()).await {
                 Ok(Some(SweepEvent::Progress(progress))) => {
                     // Lost when the connection is slow or away; the next one comes soon.
@@ -233,7 +236,11 @@ fn end_of(summary: SweepSummary) -> v1::ScanEnd {
             .coverage
             .into_iter()
             .map(|(addresses, ports)| v1::Coverage {
-                addresses: addresses.ranges().take(MAX_COVERAGE_RANGES).map(|range| range.to_string()).collect(),
+                addresses: addresses
+                    .ranges()
+                    .take(MAX_COVERAGE_RANGES)
+                    .map(|range| range.to_string())
+                    .collect(),
                 ports: ports.to_string(),
             })
             .collect(),

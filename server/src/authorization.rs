@@ -110,14 +110,18 @@ mod tests {
             .iter()
             .flat_map(|file| {
                 file.service.iter().flat_map(|service| {
-                    service.method.iter().map(|method| {
-                        format!("/{}.{}/{}", file.package(), service.name(), method.name())
-                    })
+                    service
+                        .method
+                        .iter()
+                        .map(|method| format!("/{}.{}/{}", file.package(), service.name(), method.name()))
                 })
             })
             .collect();
-        let listed: BTreeSet<String> =
-            TABLE.iter().map(|(path, _)| (*path).to_owned()).filter(|p| p.starts_with("/portolan.")).collect();
+        let listed: BTreeSet<String> = TABLE
+            .iter()
+            .map(|(path, _)| (*path).to_owned())
+            .filter(|p| p.starts_with("/portolan."))
+            .collect();
         assert_eq!(rpcs, listed);
         for path in &rpcs {
             let expected: &[&str] = match path.as_str() {

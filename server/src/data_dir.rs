@@ -217,10 +217,7 @@ mod tests {
         for wrong in ["", "a:b", "a:0", ":1", "a b", "a:1:2", "[fd00::1", "-x-"] {
             assert!(split_name(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(
-            dial_addresses(&["fd00::1".into(), "a:1".into()]).unwrap(),
-            ["[fd00::1]:8443", "a:1"]
-        );
+        assert_eq!(dial_addresses(&["fd00::1".into(), "a:1".into()]).unwrap(), ["[fd00::1]:8443", "a:1"]);
     }
 
     #[test]

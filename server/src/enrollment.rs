@@ -54,7 +54,9 @@ fn status(error: &RedeemError) -> Status {
         RedeemError::Request(_) => Status::invalid_argument(error.to_string()),
         RedeemError::Store(failure) => {
             tracing::error!(error = %failure, "an enrollment failed");
-            Status::internal("the server could not record the enrollment; try again, the token is not used up")
+            Status::internal(
+                "the server could not record the enrollment; try again, the token is not used up",
+            )
         }
     }
 }

@@ -48,7 +48,8 @@ impl Default for Metrics {
         let accept_pauses = counter("accept_pauses", "Pauses in accepting for want of descriptors");
         let handshakes_failed = counter("handshakes_failed", "TLS handshakes that failed or timed out");
         let records = counter("records", "Records committed");
-        let records_repeated = counter("records_repeated", "Records that were committed before and came again");
+        let records_repeated =
+            counter("records_repeated", "Records that were committed before and came again");
         let hosts = counter("hosts_observed", "Host observations committed");
         let hosts_malformed = counter("hosts_malformed", "Host observations dropped as malformed");
         let records_missing = counter("records_missing", "Sequence numbers that never arrived");
@@ -58,7 +59,12 @@ impl Default for Metrics {
         let scans = Gauge::default();
         registry.register("scans_running", "On-demand scans running", scans.clone());
         let store_bytes = Gauge::default();
-        registry.register_with_unit("store_size", "Size of the store on disk", Unit::Bytes, store_bytes.clone());
+        registry.register_with_unit(
+            "store_size",
+            "Size of the store on disk",
+            Unit::Bytes,
+            store_bytes.clone(),
+        );
         Self {
             registry,
             connections,
@@ -87,7 +93,9 @@ impl Metrics {
             ("pending", satellites.pending),
             ("revoked", satellites.revoked),
         ] {
-            self.satellites.get_or_create(&[("status", status)]).set(i64::try_from(count).unwrap_or(i64::MAX));
+            self.satellites
+                .get_or_create(&[("status", status)])
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         self.scans.set(i64::try_from(scans).unwrap_or(i64::MAX));
         self.store_bytes.set(i64::try_from(store_bytes).unwrap_or(i64::MAX));

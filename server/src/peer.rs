@@ -57,9 +57,7 @@ impl PeerIdentity {
         }
         match facts.spiffe_id.role {
             Role::Server => Self::Refused("a server's certificate is no client's"),
-            Role::Operator(id) => {
-                Self::Operator { id, name: facts.common_name, not_after: facts.not_after }
-            }
+            Role::Operator(id) => Self::Operator { id, name: facts.common_name, not_after: facts.not_after },
             Role::Satellite(id) => match registry.get(id) {
                 Some(record) if record.revoked_at_ms != 0 => Self::Refused("this satellite was revoked"),
                 Some(record) if record.removed_at_ms != 0 => Self::Refused("this satellite was removed"),

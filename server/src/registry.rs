@@ -140,7 +140,9 @@ impl Registry {
             .filter(|(distance, known)| *distance <= known.len() / 2);
         let hint = match near {
             Some((_, known)) => format!(": did you mean `{known}`?"),
-            None if list.is_empty() => ": none was added yet (`portolan satellite add NAME --segment SEG`)".into(),
+            None if list.is_empty() => {
+                ": none was added yet (`portolan satellite add NAME --segment SEG`)".into()
+            }
             None => format!(
                 ": known are {}",
                 list.iter().take(10).map(|r| r.name.as_str()).collect::<Vec<_>>().join(", ")
@@ -214,9 +216,8 @@ impl Registry {
         let _changing = self.changing.lock().await;
         let token = self.store.token(&hash)?.ok_or(RedeemError::Unknown)?;
         let time = |ms| Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH);
-        let mut record = SatelliteId::from_slice(&token.satellite)
-            .and_then(|id| self.get(id))
-            .ok_or(RedeemError::Void)?;
+        let mut record =
+            SatelliteId::from_slice(&token.satellite).and_then(|id| self.get(id)).ok_or(RedeemError::Void)?;
         if record.token_hash != hash || record.revoked_at_ms != 0 || record.removed_at_ms != 0 {
             return Err(RedeemError::Void);
         }
@@ -273,7 +274,11 @@ impl Registry {
     ///
     /// # Errors
     /// When the store fails. An unknown id changes nothing.
-    pub async fn update(&self, id: SatelliteId, change: impl FnOnce(&mut SatelliteRecord)) -> Result<(), StoreError> {
+    pub async fn update(
+        &self,
+        id: SatelliteId,
+        change: impl FnOnce(&mut SatelliteRecord),
+    ) -> Result<(), StoreError> {
         let _changing = self.changing.lock().await;
         let Some(mut record) = self.get(id) else { return Ok(()) };
         change(&mut record);
@@ -339,8 +344,7 @@ mod tests {
     fn fixture() -> Fixture {
         let dir = tempfile::tempdir().unwrap();
         let now = Timestamp::from_second(1_790_000_000).unwrap();
-        let authority =
-            Authority::create(&dir.path().join("ca"), DeploymentId(Uuid::new_v4()), now).unwrap();
+        let authority = Authority::create(&dir.path().join("ca"), DeploymentId(Uuid::new_v4()), now).unwrap();
         Store::create(&dir.path().join("store")).unwrap();
         let registry = Registry::load(Store::open(&dir.path().join("store")).unwrap()).unwrap();
         Fixture { _dir: dir, registry, authority, now }

@@ -199,7 +199,9 @@ async fn keep_certificate(
             Ok(Refresh::Kept) => {}
             Ok(Refresh::Reloaded) => tracing::info!("the server's certificate was reloaded"),
             Ok(Refresh::Renewed(why)) => tracing::info!(why, "the server's certificate was renewed"),
-            Err(error) => tracing::error!(%error, "cannot refresh the server's certificate; the old one stays"),
+            Err(error) => {
+                tracing::error!(%error, "cannot refresh the server's certificate; the old one stays")
+            }
         }
     }
 }

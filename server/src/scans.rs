@@ -111,13 +111,8 @@ impl Scans {
         }
         let (events, receiver) = mpsc::unbounded_channel();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let mut running = Running {
-            start,
-            parts: HashMap::new(),
-            events,
-            waiting: waiting.clone(),
-            cancelled_at: None,
-        };
+        let mut running =
+            Running { start, parts: HashMap::new(), events, waiting: waiting.clone(), cancelled_at: None };
         running.emit(Event::Started(v1::ScanStarted {
             scan_id: id.to_string(),
             started_at_ms: Timestamp::now().as_millisecond(),
@@ -175,7 +170,8 @@ impl Scans {
     pub fn hosts(&self, id: ScanId, satellite: SatelliteId, hosts: Vec<v1::HostObservation>) {
         let mut scans = self.running_scans();
         let Some(running) = scans.get_mut(&id) else { return };
-        let Some(name) = running.parts.get(&satellite).filter(|part| !part.ended).map(|p| p.name.clone()) else {
+        let Some(name) = running.parts.get(&satellite).filter(|part| !part.ended).map(|p| p.name.clone())
+        else {
             return;
         };
         running.emit(Event::Hosts(v1::SatelliteHosts { satellite: name, hosts }));
@@ -290,9 +286,8 @@ impl Scans {
         let ids: Vec<ScanId> = scans.keys().copied().collect();
         for id in ids {
             let Some(running) = scans.get_mut(&id) else { continue };
-            let cancelled = running
-                .cancelled_at
-                .is_some_and(|at| now.saturating_duration_since(at) > CANCEL_PATIENCE);
+            let cancelled =
+                running.cancelled_at.is_some_and(|at| now.saturating_duration_since(at) > CANCEL_PATIENCE);
             let mut events = Vec::new();
             for part in running.parts.values_mut().filter(|part| !part.ended) {
                 let lost = part
@@ -399,7 +394,9 @@ mod tests {
     async fn a_scan_runs_to_its_end() {
         let mut f = fixture();
         let events = f.start(None);
-        assert!(matches!(f.commands.try_recv(), Ok(crate::uplink::Command::Send(m)) if matches!(*m, Down::StartScan(_))));
+        assert!(
+            matches!(f.commands.try_recv(), Ok(crate::uplink::Command::Send(m)) if matches!(*m, Down::StartScan(_)))
+        );
         f.scans.hosts(f.scan, f.satellite, vec![v1::HostObservation::default()]);
         f.scans.ended(f.scan, f.satellite, complete());
         f.scans.hosts(f.scan, f.satellite, vec![]);

@@ -1,5 +1,7 @@
 //! Certificates in use: renewal over the live stream, reload of the server's own, a proxy in between, files on disk.
 
+#![allow(clippy::expect_used, reason = "helpers of tests")]
+
 use portolan_tests::deployment::{Deployment, Satellite};
 use portolan_tests::lab::Lab;
 use portolan_tests::wait::wait_until;
@@ -38,7 +40,9 @@ fn a_satellite_renews_its_certificate_with_a_new_key_and_stays() {
         assert!(satellite.log().contains("the certificate was renewed"), "{}", satellite.log());
         // The next connection stands on the new certificate; the old one runs out meanwhile.
         wait_until("a connection with the new certificate", SOON, || connections(&satellite) >= 2);
-        wait_until("a second renewal", SOON * 2, || satellite.identity().certificate() != after.certificate());
+        wait_until("a second renewal", SOON * 2, || {
+            satellite.identity().certificate() != after.certificate()
+        });
         assert_eq!(deployment.status_of("office-1"), "online");
         assert!(satellite.is_running());
     });

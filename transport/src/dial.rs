@@ -225,8 +225,8 @@ async fn through_proxy(proxy: &http::Uri, server: &str) -> Result<TcpStream, Cau
     let mut tunnel = Tunnel::new(proxy.clone(), tcp);
     if let Some((credentials, _)) = proxy.authority().and_then(|a| a.as_str().rsplit_once('@')) {
         let basic = format!("Basic {}", data_encoding::BASE64.encode(credentials.as_bytes()));
-        let header =
-            http::HeaderValue::from_str(&basic).map_err(|_| failed("its credentials are malformed".into()))?;
+        let header = http::HeaderValue::from_str(&basic)
+            .map_err(|_| failed("its credentials are malformed".into()))?;
         tunnel = tunnel.with_auth(header);
     }
     let destination: http::Uri = format!("https://{server}").parse().map_err(|_| Cause::Address)?;

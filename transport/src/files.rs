@@ -30,7 +30,11 @@ impl FileError {
 /// # Errors
 /// [`FileError`] with the path.
 pub fn create_private_dir(path: &Path) -> Result<(), FileError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(FileError::on("create the directory", path))
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(FileError::on("create the directory", path))
 }
 
 /// Replaces a file by new content, atomically and durably: temporary file beside it, fsync, rename, fsync of the

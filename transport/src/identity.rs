@@ -120,7 +120,9 @@ pub fn read_leaf(certificate: &CertificateDer<'_>) -> Result<LeafFacts, Identity
     };
     let time = |t: ASN1Time| Timestamp::from_second(t.timestamp()).map_err(|error| wrong(&error.to_string()));
     Ok(LeafFacts {
-        spiffe_id: uri.parse().map_err(|error: portolan_common::ids::SpiffeIdError| wrong(&error.to_string()))?,
+        spiffe_id: uri
+            .parse()
+            .map_err(|error: portolan_common::ids::SpiffeIdError| wrong(&error.to_string()))?,
         common_name: parsed
             .subject()
             .iter_common_name()

@@ -17,7 +17,10 @@ pub fn provider() -> Arc<CryptoProvider> {
 ///
 /// # Errors
 /// When the root is no certificate, or the identity's key does not fit its certificate.
-pub fn client_config(root: &CertificateDer<'static>, identity: &Identity) -> Result<ClientConfig, rustls::Error> {
+pub fn client_config(
+    root: &CertificateDer<'static>,
+    identity: &Identity,
+) -> Result<ClientConfig, rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots.add(root.clone())?;
     let config = ClientConfig::builder_with_provider(provider())

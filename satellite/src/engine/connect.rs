@@ -143,7 +143,9 @@ impl ConnectProber {
             for event in events.iter().take(count) {
                 // Made from a usize when it was registered.
                 let key = event.data() as usize;
-                let Some(flight) = self.connections.get(key).and_then(|connection| connection.flight) else { continue };
+                let Some(flight) = self.connections.get(key).and_then(|connection| connection.flight) else {
+                    continue;
+                };
                 if let Sent::Answered(answer) = self.look(key, at) {
                     if let Some(entry) = self.by_flight.get_mut(flight) {
                         *entry = None;
@@ -176,7 +178,15 @@ impl ConnectProber {
         socket.set_linger(Some(Duration::ZERO))?;
         errors::keep_icmp(&socket, address.is_ipv6())?;
         let sent = Instant::now();
-        Ok(self.connections.insert(Connection { socket, peer, address, port, sent, flight: None, watched: false }))
+        Ok(self.connections.insert(Connection {
+            socket,
+            peer,
+            address,
+            port,
+            sent,
+            flight: None,
+            watched: false,
+        }))
     }
 
     /// Has epoll watch the connection, for as long as its socket lives.
@@ -222,7 +232,9 @@ impl ConnectProber {
                     let Some(verdict) = icmp.verdict else { return Sent::Pending };
                     match verdict {
                         // Without a neighbour that answers, the kernel tells itself: an ICMP error from this host.
-                        Verdict::HostUnreach | Verdict::NetUnreach if !from_target && icmp.from.is_some_and(is_own) => {
+                        Verdict::HostUnreach | Verdict::NetUnreach
+                            if !from_target && icmp.from.is_some_and(is_own) =>
+                        {
                             Answer::NoWay(verdict)
                         }
                         _ => Answer::Icmp { verdict, from_target },

@@ -36,7 +36,11 @@ pub(super) enum Failure {
 
 /// Asks the kernel to keep ICMP errors for [`take_icmp`].
 pub(super) fn keep_icmp(socket: &Socket, v6: bool) -> io::Result<()> {
-    let set = if v6 { setsockopt(socket, sockopt::Ipv6RecvErr, &true) } else { setsockopt(socket, sockopt::Ipv4RecvErr, &true) };
+    let set = if v6 {
+        setsockopt(socket, sockopt::Ipv6RecvErr, &true)
+    } else {
+        setsockopt(socket, sockopt::Ipv4RecvErr, &true)
+    };
     set.map_err(io::Error::from)
 }
 

@@ -31,7 +31,14 @@ impl Flights {
         Self { flights: Slots::new(), deadlines: BinaryHeap::new(), serial: 0 }
     }
 
-    pub(super) fn launch(&mut self, host: usize, lane: usize, cell: u16, sent: Instant, wait: Duration) -> usize {
+    pub(super) fn launch(
+        &mut self,
+        host: usize,
+        lane: usize,
+        cell: u16,
+        sent: Instant,
+        wait: Duration,
+    ) -> usize {
         self.serial += 1;
         self.flights.insert(Flight { host, lane, cell, sent, wait, serial: self.serial, timed: false })
     }

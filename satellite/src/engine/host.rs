@@ -1,19 +1,20 @@
 //! One host in one sweep: which of its ports to probe next, and what the answers make of them. Pure: sockets and
 //! clocks are elsewhere.
 
+mod record;
+mod reopen;
+
+use self::reopen::Patience;
 use super::permutation::Permutation;
 use super::rtt::RttEstimator;
 use super::schedule::{self, Loss};
 use super::verdict::{Answer, Cell, Verdict};
 use super::window::{HOST, Window};
-use jiff::Timestamp;
-use portolan_common::observation::{HostObservation, PortDetail, Protocol, StateRun};
-use portolan_common::ports::{PortSet, PortSpec};
+use portolan_common::ports::PortSpec;
 use portolan_common::scope::PermittedTarget;
 use std::collections::VecDeque;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How many probes must find no way to a host before the rest of its ports are believed to be as unreachable.
 const NO_WAY: u8 = 4;
@@ -21,40 +22,6 @@ const NO_WAY: u8 = 4;
 /// Probes in flight before the first answer or timeout. The link layer looks for the host meanwhile and keeps few
 /// packets back (on Linux some 90), routers likewise: a burst would be lost and taken for loss.
 const FIRST_CONTACT: u32 = 10;
-
-/// A round trip for a host that never answered, where only the order of magnitude matters.
-const ASSUMED_ROUND_TRIP: Duration = Duration::from_millis(300);
-
-/// How often a device sends ICMP errors that limits them: Linux gives one peer a burst of six, then one a second
-/// (icmp_ratelimit). A little more, so that each probe finds a token.
-const ICMP_PACE: Duration = Duration::from_millis(1100);
-
-/// How many probes at that pace in vain end it, and how many end it anyway.
-const ICMP_MISSES: u8 = 3;
-const ICMP_PROBES: u8 = 20;
-
-/// Marks a port that had its patient probe.
-const TRIED_PATIENTLY: u8 = u8::MAX;
-
-/// Whether a port is called silent and had no patient probe yet.
-fn is_silent(cell: &Cell) -> bool {
-    cell.settled() == Some(Verdict::NoResponse) && cell.attempts < TRIED_PATIENTLY
-}
-
-/// Silent ports of a host that answers others with ICMP port unreachable may only be waiting for the device's limit
-/// on ICMP errors: they are probed again one by one, at a pace that the limit allows, as long as that helps.
-#[derive(Clone, Copy, Debug, Default)]
-struct Patience {
-    /// Whether it is the time for it.
-    on: bool,
-    /// How far into the order.
-    place: u64,
-    probes: u8,
-    misses: u8,
-}
-
-/// A list of TCP ports that hosts share.
-#[derive(Debug)]
 pub(super) struct PortList {
     /// The same as a set.
     pub(super) spec: PortSpec,
@@ -72,8 +39,7 @@ impl PortList {
 }
 
 /// What an event changed beyond the host itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Change {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]pub(super) struct Change {
     /// How many ports were settled.
     pub(super) settled: u32,
     /// Of those, open ones.
@@ -204,7 +170,7 @@ impl HostSweep {
             cell.attempts = cell.attempts.saturating_add(1);
             cell.attempts
         });
-        if self.patience.on { ICMP_PACE } else { schedule::timeout(self.rtt.rto(), attempt) }
+        if self.patience.on { reopen::ICMP_PACE } else { schedule::timeout(self.rtt.rto(), attempt) }
     }
 
     /// Takes a probe back that did not leave this host.
@@ -229,7 +195,7 @@ impl HostSweep {
 
     /// A probe was answered. Its flight ends with this if [`HostSweep::ends_the_wait`] says so; else
     /// [`HostSweep::timed_out`] follows in its time.
-    pub(super) fn answered(&mut self, cell: u16, answer: Answer, now: Instant) -> Change {
+    pub(super) fn answered(&mut self, cell: u16, answer: Answer) -> Change {
         self.met = true;
         if self.ends_the_wait(&answer) {
             self.in_flight = self.in_flight.saturating_sub(1);
@@ -239,7 +205,7 @@ impl HostSweep {
         }
         match answer {
             Answer::Open { rtt, doubt } => {
-                let late = self.measured(cell, rtt, now);
+                let late = self.measured(cell, rtt);
                 let earlier = self.doubts.iter().position(|(doubted, ..)| *doubted == cell);
                 match (doubt, earlier.map(|i| self.doubts[i])) {
                     (Some(port), None) => {
@@ -259,7 +225,7 @@ impl HostSweep {
                 }
             }
             Answer::Refused { rtt } => {
-                let late = self.measured(cell, rtt, now);
+                let late = self.measured(cell, rtt);
                 self.settle(cell, Verdict::Refused, Some(late))
             }
             Answer::Icmp { verdict, from_target } => {
@@ -317,137 +283,6 @@ impl HostSweep {
         Change { silent: hint == Verdict::NoResponse, ..self.settle(cell, hint, None) }
     }
 
-    /// Everything is settled: reopens what should be looked at again before it is believed. How many ports.
-    pub(super) fn reopen(&mut self, path: Loss) -> u32 {
-        let reopened = match self.patience.on {
-            false => self.reopen_doubtful(path),
-            true => 0,
-        };
-        let reopened = if reopened == 0 { self.reopen_patiently() } else { reopened };
-        self.unsettled += reopened;
-        reopened
-    }
-
-    /// Ports that were called silent after fewer probes than the loss seen since then asks for.
-    fn reopen_doubtful(&mut self, path: Loss) -> u32 {
-        let needed = self.probes_needed(path);
-        let mut reopened = 0;
-        for (i, cell) in self.cells.iter_mut().enumerate() {
-            if cell.settled() == Some(Verdict::NoResponse) && cell.attempts < needed {
-                cell.reopen();
-                // Below 65,536.
-                self.again.push_back(i as u16);
-                reopened += 1;
-            }
-        }
-        reopened
-    }
-
-    /// One more of the ports whose silence may come of a limit on ICMP errors.
-    fn reopen_patiently(&mut self) -> u32 {
-        if !self.patience.on {
-            self.patience = Patience { on: self.closed_by_icmp, ..Patience::default() };
-        }
-        if !self.patience.on || self.patience.misses >= ICMP_MISSES || self.patience.probes >= ICMP_PROBES {
-            return 0;
-        }
-        let Some(cell) = self.next_to_an_icmp_closed().or_else(|| self.next_silent()) else { return 0 };
-        self.patience.probes += 1;
-        if let Some(state) = self.cell(cell) {
-            state.reopen();
-            state.attempts = TRIED_PATIENTLY;
-        }
-        self.again.push_back(cell);
-        1
-    }
-
-    /// Rules that reject cover ranges more often than single ports.
-    fn next_to_an_icmp_closed(&self) -> Option<u16> {
-        let closed = |cell: &Cell| cell.settled() == Some(Verdict::PortUnreach);
-        let pairs = self.cells.windows(2).enumerate();
-        let found = pairs.filter_map(|(i, pair)| match pair {
-            [a, b] if closed(a) && is_silent(b) => Some(i + 1),
-            [a, b] if is_silent(a) && closed(b) => Some(i),
-            _ => None,
-        });
-        // Below 65,536.
-        found.map(|i| i as u16).next()
-    }
-
-    fn next_silent(&mut self) -> Option<u16> {
-        while self.patience.place < self.cells.len() as u64 {
-            // Below 65,536.
-            let cell = self.order.at(self.patience.place) as u16;
-            self.patience.place += 1;
-            if self.cells.get(usize::from(cell)).is_some_and(is_silent) {
-                return Some(cell);
-            }
-        }
-        None
-    }
-
-    /// The scope changed: what `target` does not permit any more and has no last word yet is refused. How many ports
-    /// that are.
-    pub(super) fn narrow(&mut self, target: PermittedTarget) -> u32 {
-        let lost = self.withdraw(|port| !target.ports().tcp.contains(port));
-        self.target = target;
-        lost
-    }
-
-    /// The scope changed and permits nothing of this host any more. How many ports are refused by that.
-    pub(super) fn close(&mut self) -> u32 {
-        self.withdraw(|_| true)
-    }
-
-    /// Takes a probe out of flight whose port has its last word or was withdrawn; `false` leaves it.
-    pub(super) fn recall(&mut self, cell: u16) -> bool {
-        let settled = !self.is_unsettled(cell);
-        if settled {
-            self.in_flight = self.in_flight.saturating_sub(1);
-        }
-        settled
-    }
-
-    /// What was seen. `None` when nothing was settled before the scope refused the host.
-    pub(super) fn observation(&self, target: &str, observed_at: Timestamp) -> Option<HostObservation> {
-        let mut runs = Vec::new();
-        for verdict in Verdict::ALL {
-            let ports = self.ports_where(|cell| cell.settled() == Some(verdict));
-            if !ports.is_empty() {
-                let (state, reason) = verdict.words();
-                runs.push(StateRun { protocol: Protocol::Tcp, state, reason, ports });
-            }
-        }
-        if runs.is_empty() {
-            return None;
-        }
-        let mut details: Vec<PortDetail> = self
-            .round_trips
-            .iter()
-            .map(|(cell, rtt)| PortDetail {
-                protocol: Protocol::Tcp,
-                port: self.port(*cell),
-                // 0 means not measured.
-                rtt_us: rtt.map_or(0, |rtt| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).max(1)),
-            })
-            .collect();
-        details.sort_unstable_by_key(|detail| detail.port);
-        Some(HostObservation {
-            target: target.to_owned(),
-            address: self.target.address(),
-            up: self.up,
-            observed_at,
-            runs,
-            details,
-            unscanned: self.refused.clone(),
-        })
-    }
-
-    /// The ports that have a verdict: all that were permitted, unless the scope changed meanwhile.
-    pub(super) fn covered(&self) -> PortSpec {
-        PortSpec { tcp: self.ports_where(|cell| cell.settled().is_some()), ..PortSpec::default() }
-    }
-
     // --- private ---
 
     fn cell(&mut self, cell: u16) -> Option<&mut Cell> {
@@ -463,7 +298,7 @@ impl HostSweep {
     }
 
     /// The target answered: whether only after earlier probes were lost.
-    fn measured(&mut self, cell: u16, rtt: Option<Duration>, now: Instant) -> bool {
+    fn measured(&mut self, cell: u16, rtt: Option<Duration>) -> bool {
         self.up = true;
         self.no_way = 0;
         let late = self.cells.get(usize::from(cell)).is_some_and(|cell| cell.shows_loss(rtt));
@@ -471,13 +306,8 @@ impl HostSweep {
             self.rtt.sample(rtt);
         }
         self.loss.count(late);
-        self.window.answered(late, now, self.round_trip());
+        self.window.answered(late);
         late
-    }
-
-    /// How long a round of answers is.
-    pub(super) fn round_trip(&self) -> Duration {
-        self.rtt.rto().unwrap_or(ASSUMED_ROUND_TRIP)
     }
 
     fn ask_again(&mut self, cell: u16) {
@@ -510,32 +340,5 @@ impl HostSweep {
             cell.settle(verdict);
         }
         Change { settled: std::mem::take(&mut self.unsettled), ..Change::default() }
-    }
-
-    fn withdraw(&mut self, forbidden: impl Fn(u16) -> bool) -> u32 {
-        let mut lost = Vec::new();
-        for (cell, port) in self.cells.iter_mut().zip(self.list.ports.iter()) {
-            if !cell.is_settled() && forbidden(*port) {
-                cell.withdraw();
-                lost.push(*port);
-            }
-        }
-        // At most 65,536 ports.
-        let count = lost.len() as u32;
-        self.unsettled = self.unsettled.saturating_sub(count);
-        self.refused.tcp = self.refused.tcp.union(&lost.into_iter().collect());
-        count
-    }
-
-    fn ports_where(&self, wanted: impl Fn(&Cell) -> bool) -> PortSet {
-        let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
-        let wanted = self.cells.iter().zip(self.list.ports.iter()).filter(|(cell, _)| wanted(cell));
-        for (_, port) in wanted {
-            match ranges.last_mut() {
-                Some(range) if range.end().checked_add(1) == Some(*port) => *range = *range.start()..=*port,
-                _ => ranges.push(*port..=*port),
-            }
-        }
-        ranges.into_iter().collect()
     }
 }

@@ -78,7 +78,12 @@ impl Lane {
 
 impl Lanes {
     pub(super) fn new() -> Self {
-        Self { lanes: Slots::new(), by_key: HashMap::new(), queue: VecDeque::new(), parked: BinaryHeap::new() }
+        Self {
+            lanes: Slots::new(),
+            by_key: HashMap::new(),
+            queue: VecDeque::new(),
+            parked: BinaryHeap::new(),
+        }
     }
 
     pub(super) fn get(&self, lane: usize) -> Option<&Lane> {

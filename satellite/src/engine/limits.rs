@@ -332,7 +332,10 @@ mod tests {
         assert_eq!(b.admit(&careful, 1000, later), Admission::WaitHere(later + Duration::from_millis(20)));
         assert!(admit(&mut a, &careful, later + Duration::from_millis(20)));
         drop(a);
-        assert!(admit(&mut b, &careful, later + Duration::from_secs(1)), "a sweep that ends leaves nothing in flight");
+        assert!(
+            admit(&mut b, &careful, later + Duration::from_secs(1)),
+            "a sweep that ends leaves nothing in flight"
+        );
     }
 
     #[test]

@@ -94,7 +94,9 @@ mod tests {
     fn says_what_is_offered() {
         assert_eq!("auto".parse(), Ok(Method::Auto));
         assert_eq!("connect".parse(), Ok(Method::Connect));
-        for (text, said) in [("syn", "cannot scan by `syn`"), ("udp", "cannot scan by `udp`"), ("SYN", "not a scan")] {
+        for (text, said) in
+            [("syn", "cannot scan by `syn`"), ("udp", "cannot scan by `udp`"), ("SYN", "not a scan")]
+        {
             let error = text.parse::<Method>().unwrap_err().to_string();
             assert!(error.contains(said) && error.contains("this satellite offers: connect"), "{error}");
         }

@@ -43,7 +43,15 @@ impl Roster {
     /// Of these addresses (at most 2^62), all to be probed on the ports asked.
     pub(super) fn new(addresses: AddressSet, asked: PortSpec, seed: u64) -> Self {
         let len = u64::try_from(addresses.len()).unwrap_or(u64::MAX).min(Permutation::MAX_LEN);
-        Self { addresses, asked, len, next: 0, seed, block: Permutation::new(len.min(BLOCK), seed), lists: Vec::new() }
+        Self {
+            addresses,
+            asked,
+            len,
+            next: 0,
+            seed,
+            block: Permutation::new(len.min(BLOCK), seed),
+            lists: Vec::new(),
+        }
     }
 
     /// What to probe of each host.
@@ -65,7 +73,13 @@ impl Roster {
     }
 
     /// Asks the guard about an address; what it refuses goes into the ledger.
-    pub(super) fn admit(&mut self, address: IpAddr, guard: &Guard, now: &Zoned, ledger: &mut Ledger) -> Option<Admitted> {
+    pub(super) fn admit(
+        &mut self,
+        address: IpAddr,
+        guard: &Guard,
+        now: &Zoned,
+        ledger: &mut Ledger,
+    ) -> Option<Admitted> {
         let permit = guard.permit(address, &self.asked, now);
         self.note(address, &permit.refused, ledger);
         let target = permit.target?;

@@ -180,7 +180,8 @@ impl Scheduler {
             // What lands later puts a lane without room back into the queue.
             let Some(lane) = self.lanes.get_mut(lane_key).filter(|lane| lane.has_room()) else { continue };
             let Some(host_key) = lane.ready.pop_front() else { continue };
-            let Some(host) = self.hosts.get_mut(host_key).filter(|host| host.queued && host.lane == lane_key) else {
+            let Some(host) = self.hosts.get_mut(host_key).filter(|host| host.queued && host.lane == lane_key)
+            else {
                 self.lanes.enqueue(lane_key);
                 continue;
             };
@@ -238,7 +239,7 @@ impl Scheduler {
             self.flights.time(flight);
         }
         let Some(host) = self.hosts.get_mut(state.host) else { return };
-        let change = host.sweep.answered(state.cell, answer, now);
+        let change = host.sweep.answered(state.cell, answer);
         self.apply(&state, change, now);
     }
 
@@ -293,9 +294,6 @@ impl Scheduler {
         self.waiting.push_front(host);
     }
 
-    pub(super) fn has_finished(&self) -> bool {
-        !self.waiting.is_empty()
-    }
 
     pub(super) fn progress(&self) -> Progress {
         self.progress
@@ -351,12 +349,10 @@ impl Scheduler {
     fn apply(&mut self, flight: &Flight, change: Change, now: Instant) {
         self.progress.ports_done += u64::from(change.settled);
         self.progress.open_found += u64::from(change.open);
-        if let Some(host) = self.hosts.get(flight.host)
-            && let Some(lane) = self.lanes.get_mut(flight.lane)
-        {
+        if let Some(lane) = self.lanes.get_mut(flight.lane) {
             if let Some(late) = change.answered {
                 lane.loss.count(late);
-                lane.window.answered(late, now, host.sweep.round_trip());
+                lane.window.answered(late);
             }
             if change.silent {
                 lane.window.silent();

@@ -190,7 +190,9 @@ impl Cell {
     /// Whether an answer with this round trip shows that an earlier probe was lost: one that was waited for long
     /// enough, and that no error spoke for.
     pub(super) fn shows_loss(self, rtt: Option<Duration>) -> bool {
-        self.attempts > 1 && self.mark == 0 && rtt.is_some_and(|rtt| rtt < Self::TICK * u32::from(self.waited))
+        self.attempts > 1
+            && self.mark == 0
+            && rtt.is_some_and(|rtt| rtt < Self::TICK * u32::from(self.waited))
     }
 }
 
@@ -230,10 +232,19 @@ mod tests {
 
     #[test]
     fn icmp_says_what_it_says() {
-        assert_eq!(Verdict::of_icmp4(3, 13).map(Verdict::words), Some((PortState::Filtered, Reason::AdminProhibited)));
-        assert_eq!(Verdict::of_icmp4(3, 3).map(Verdict::words), Some((PortState::Closed, Reason::PortUnreach)));
+        assert_eq!(
+            Verdict::of_icmp4(3, 13).map(Verdict::words),
+            Some((PortState::Filtered, Reason::AdminProhibited))
+        );
+        assert_eq!(
+            Verdict::of_icmp4(3, 3).map(Verdict::words),
+            Some((PortState::Closed, Reason::PortUnreach))
+        );
         assert_eq!(Verdict::of_icmp4(3, 4), None, "path MTU discovery");
-        assert_eq!(Verdict::of_icmp6(1, 4).map(Verdict::words), Some((PortState::Closed, Reason::PortUnreach)));
+        assert_eq!(
+            Verdict::of_icmp6(1, 4).map(Verdict::words),
+            Some((PortState::Closed, Reason::PortUnreach))
+        );
         assert_eq!(Verdict::of_icmp6(2, 0), None, "path MTU discovery");
     }
 }

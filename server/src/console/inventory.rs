@@ -24,8 +24,8 @@ pub(super) fn ports(
     let hosts = hosts(service, &request.host)?;
     let service = service.clone();
     Ok(streamed(move |send| {
-        for (tenants, host) in hosts {
-            let query = InventoryQuery { tenants, host, all: request.all };
+        for (tenant, host) in hosts {
+            let query = InventoryQuery { tenant, host, all: request.all };
             service.store.inventory(&query, |row| {
                 let Some(satellite) = service.registry.get(row.satellite) else {
                     return ControlFlow::Continue(());
@@ -65,10 +65,11 @@ pub(super) fn history(
         .map_err(|_| Status::invalid_argument("the time is out of range"))?;
     let hosts: Vec<(String, IpAddr)> = hosts(service, &request.host)?
         .into_iter()
-        .flat_map(|(tenants, host)| {
-            tenants.into_iter().filter_map(move |tenant| Some((tenant, host?.addr()))).collect::<Vec<_>>()
+        .map(|(tenant, host)| match host {
+            Some(host) if host.prefix_len() == host.max_prefix_len() => Ok((tenant, host.addr())),
+            _ => Err(Status::invalid_argument("history is asked for one host: an address, or a name")),
         })
-        .collect();
+        .collect::<Result<_, _>>()?;
     let service = service.clone();
     Ok(streamed(move |send| {
         let name_of = |id: SatelliteId| service.registry.get(id).map_or_else(|| id.to_string(), |r| r.name);
@@ -105,22 +106,20 @@ pub(super) fn history(
     }))
 }
 
-/// The (tenants, network) pairs that a host argument stands for: an address, a network, a name; empty is all.
-fn hosts(service: &ConsoleService, host: &str) -> Result<Vec<(Vec<String>, Option<IpNet>)>, Status> {
+/// What a host argument stands for in each tenant: an address, a network, the addresses of a name; all when empty.
+fn hosts(service: &ConsoleService, host: &str) -> Result<Vec<(String, Option<IpNet>)>, Status> {
     let tenants = service.registry.tenants();
+    let everywhere = |network| tenants.iter().map(|tenant| (tenant.clone(), network)).collect();
     if host.is_empty() {
-        return Ok(vec![(tenants, None)]);
-    }
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return Ok(vec![(tenants, Some(address.to_canonical().into()))]);
+        return Ok(everywhere(None));
     }
     if let Ok(network) = parse_network(host) {
-        return Ok(vec![(tenants, Some(network))]);
+        return Ok(everywhere(Some(network)));
     }
     let mut found = Vec::new();
-    for tenant in tenants {
-        for address in service.store.addresses_of(&tenant, host)? {
-            found.push((vec![tenant.clone()], Some(IpNet::from(address))));
+    for tenant in &tenants {
+        for address in service.store.addresses_of(tenant, host)? {
+            found.push((tenant.clone(), Some(IpNet::from(address))));
         }
     }
     if found.is_empty() {

@@ -82,7 +82,10 @@ impl Console for ConsoleService {
     type ListPortsStream = Streamed<v1::PortRecord>;
     type HistoryStream = Streamed<v1::HistoryRecord>;
 
-    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+    async fn status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
         Ok(Response::new(status::status(self, &request)))
     }
 

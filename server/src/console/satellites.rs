@@ -22,7 +22,9 @@ pub(super) async fn add(
     let wrong: Vec<String> = request
         .scope
         .iter()
-        .filter_map(|text| portolan_common::addresses::parse_network(text).err().map(|error| error.to_string()))
+        .filter_map(|text| {
+            portolan_common::addresses::parse_network(text).err().map(|error| error.to_string())
+        })
         .collect();
     if !wrong.is_empty() {
         return Err(Status::invalid_argument(wrong.join("; ")));
@@ -45,12 +47,15 @@ pub(super) async fn add(
         secret: secret.to_vec(),
         scope: request.scope,
     };
-    Ok(v1::AddSatelliteResponse { token: token.to_text(), expires_at_ms: added.expires.as_millisecond(), replaced_token: added.replaced_token })
+    Ok(v1::AddSatelliteResponse {
+        token: token.to_text(),
+        expires_at_ms: added.expires.as_millisecond(),
+        replaced_token: added.replaced_token,
+    })
 }
 
 pub(super) fn list(service: &ConsoleService, name: &str) -> Result<v1::ListSatellitesResponse, Status> {
-    let records =
-        if name.is_empty() { service.registry.list() } else { vec![service.registry.find(name)?] };
+    let records = if name.is_empty() { service.registry.list() } else { vec![service.registry.find(name)?] };
     let satellites = records.iter().map(|record| describe(service, record)).collect();
     Ok(v1::ListSatellitesResponse { satellites })
 }

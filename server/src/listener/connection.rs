@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use rustls::pki_types::CertificateDer;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -44,6 +45,9 @@ impl Default for Limits {
     }
 }
 
+/// Turns the chain that TLS verified, if there was one, into an identity.
+pub type Identify = Arc<dyn Fn(Option<&[CertificateDer<'_>]>) -> PeerIdentity + Send + Sync>;
+
 /// The routers of each kind of peer; what a kind may not name is not in its router.
 #[derive(Clone)]
 pub struct Services {
@@ -54,7 +58,7 @@ pub struct Services {
     /// Console, metrics and health.
     pub operator: Router,
     /// Turns a verified chain into an identity.
-    pub identify: Arc<dyn Fn(Option<&[rustls::pki_types::CertificateDer<'_>]>) -> PeerIdentity + Send + Sync>,
+    pub identify: Identify,
     /// `/metrics` without a certificate.
     pub public_metrics: bool,
 }
@@ -118,8 +122,7 @@ pub(super) async fn serve(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_BYTES);
-    let mut connection =
-        pin!(builder.serve_connection(TokioIo::new(tls), TowerToHyperService::new(service)));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(tls), TowerToHyperService::new(service)));
     let limit = if authenticated { Duration::MAX } else { shared.limits.anonymous };
     let mut deadline = pin!(tokio::time::sleep(limit.min(Duration::from_secs(u32::MAX.into()))));
     let mut closing = false;
@@ -141,7 +144,12 @@ pub(super) async fn serve(
     drop(ticket);
 }
 
-async fn answer(peer: Peer, router: Router, mut request: Request<Incoming>, public_metrics: bool) -> Response<Body> {
+async fn answer(
+    peer: Peer,
+    router: Router,
+    mut request: Request<Incoming>,
+    public_metrics: bool,
+) -> Response<Body> {
     let is_grpc = request
         .headers()
         .get(header::CONTENT_TYPE)

@@ -10,8 +10,8 @@ use portolan_transport::files;
 use portolan_transport::identity::{Identity, KeyRequest, chain_to_pem};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData as _,
-    SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PublicKeyData as _, SanType, SerialNumber,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, ServerName};
@@ -19,7 +19,6 @@ use std::net::IpAddr;
 use std::path::Path;
 use time::OffsetDateTime;
 
-const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// The root outlives the machines; replacing it means enrolling every satellite again.
 const ROOT_LIFE: SignedDuration = SignedDuration::from_hours(24 * 365 * 20);
 const ISSUING_LIFE: SignedDuration = SignedDuration::from_hours(24 * 365 * 10);
@@ -143,8 +142,9 @@ impl Authority {
         if csr_der.len() > MAX_CSR_BYTES {
             return Err(PkiError::Request("it is too long"));
         }
-        let mut request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr_der))
-            .map_err(|_| PkiError::Request("it is malformed or its signature is wrong"))?;
+        let mut request =
+            CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr_der))
+                .map_err(|_| PkiError::Request("it is malformed or its signature is wrong"))?;
         if request.public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
             return Err(PkiError::Request("its key is not ECDSA P-256"));
         }
@@ -237,7 +237,11 @@ fn damaged(path: &Path, error: &dyn std::fmt::Display) -> PkiError {
 }
 
 /// Names, dates and a random serial of 127 bits (RFC 5280, section 4.1.2.2: positive, at most 20 octets).
-fn base_params(common_name: &str, now: Timestamp, life: SignedDuration) -> Result<CertificateParams, PkiError> {
+fn base_params(
+    common_name: &str,
+    now: Timestamp,
+    life: SignedDuration,
+) -> Result<CertificateParams, PkiError> {
     let mut params = CertificateParams::default();
     // `CA:FALSE` in the certificate itself, for verifiers that read more into an absent extension than into a plain no.
     params.is_ca = IsCa::ExplicitNoCa;
@@ -263,6 +267,8 @@ mod tests {
     use portolan_common::ids::SpiffeId;
     use portolan_transport::identity::read_leaf;
     use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+    const DAY: SignedDuration = SignedDuration::from_hours(24);
 
     fn authority() -> (tempfile::TempDir, Authority, Timestamp) {
         let dir = tempfile::tempdir().unwrap();
@@ -314,10 +320,7 @@ mod tests {
         let p384 = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
         let other_key = CertificateParams::default().serialize_request(&p384).unwrap();
         for bad in [vec![], vec![0; 10], flipped, vec![0x30; MAX_CSR_BYTES + 1], other_key.der().to_vec()] {
-            assert!(matches!(
-                authority.issue_satellite(&bad, id, "x", DAY, now),
-                Err(PkiError::Request(_))
-            ));
+            assert!(matches!(authority.issue_satellite(&bad, id, "x", DAY, now), Err(PkiError::Request(_))));
         }
         assert!(authority.issue_satellite(&good, id, "x", DAY, now).is_ok());
     }

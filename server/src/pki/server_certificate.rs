@@ -41,7 +41,12 @@ impl ServerCertificate {
     ///
     /// # Errors
     /// When files cannot be read or written, or the file is damaged.
-    pub fn open(data: &DataDir, authority: &Authority, names: &[String], now: Timestamp) -> Result<Self, PkiError> {
+    pub fn open(
+        data: &DataDir,
+        authority: &Authority,
+        names: &[String],
+        now: Timestamp,
+    ) -> Result<Self, PkiError> {
         let path = data.server_identity();
         let identity = if path.exists() {
             Identity::load(&path)?
@@ -102,7 +107,11 @@ fn shown(identity: Identity) -> Result<Shown, PkiError> {
     Ok(Shown { key: Arc::new(key), not_after })
 }
 
-fn renewal_reason(identity: &Identity, names: &[String], now: Timestamp) -> Result<Option<&'static str>, PkiError> {
+fn renewal_reason(
+    identity: &Identity,
+    names: &[String],
+    now: Timestamp,
+) -> Result<Option<&'static str>, PkiError> {
     let facts = identity.facts()?;
     let life = facts.not_before.duration_until(facts.not_after);
     if now >= facts.not_before + life * 2 / 3 {

@@ -121,7 +121,8 @@ pub(super) fn read_cursor(trees: &Trees, satellite: SatelliteId, epoch: Epoch) -
 
 fn commit(trees: &Trees, batch: &IngestBatch) -> Result<IngestOutcome, StoreError> {
     let cursor = read_cursor(trees, batch.satellite, batch.epoch)?;
-    let mut pending = Pending { trees, batch, hosts: BTreeMap::new(), log: sled::Batch::default(), changes: 0 };
+    let mut pending =
+        Pending { trees, batch, hosts: BTreeMap::new(), log: sled::Batch::default(), changes: 0 };
     let mut outcome = IngestOutcome { acked: cursor, ..IngestOutcome::default() };
     for item in batch.items.iter().filter(|item| item.sequence > cursor) {
         outcome.gap += item.sequence - outcome.acked - 1;

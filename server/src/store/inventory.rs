@@ -58,14 +58,19 @@ impl From<WireError> for StoreError {
 }
 
 impl HostState {
-    /// Reads all parts of a host; also says how many there are.
-    pub(super) fn read(trees: &Trees, prefix: &[u8]) -> Result<(Self, usize), StoreError> {
-        let mut state = Self {
+    /// Nothing known yet.
+    fn unknown() -> Self {
+        Self {
             target: String::new(),
             first_seen: Timestamp::UNIX_EPOCH,
             written_at: Timestamp::UNIX_EPOCH,
             runs: Vec::new(),
-        };
+        }
+    }
+
+    /// Reads all parts of a host; also says how many there are.
+    pub(super) fn read(trees: &Trees, prefix: &[u8]) -> Result<(Self, usize), StoreError> {
+        let mut state = Self::unknown();
         let mut parts = 0;
         for entry in trees.state.scan_prefix(prefix) {
             state.add_part(&entry?.1)?;
@@ -87,9 +92,11 @@ impl HostState {
                 ports: PortSet::try_from(run.ports.as_ref().ok_or(WireError::Ports)?)?,
             };
             // A run that was split over parts is one again.
-            match self.runs.iter_mut().find(|r| {
-                (r.state, r.reason, r.since) == (known.state, known.reason, known.since)
-            }) {
+            match self
+                .runs
+                .iter_mut()
+                .find(|r| (r.state, r.reason, r.since) == (known.state, known.reason, known.since))
+            {
                 Some(same) => same.ports = same.ports.union(&known.ports),
                 None => self.runs.push(known),
             }
@@ -142,8 +149,8 @@ pub(super) fn write_parts(batch: &mut sled::Batch, prefix: &[u8], state: &HostSt
 /// Which part of the inventory is asked for.
 #[derive(Clone, Debug, Default)]
 pub struct InventoryQuery {
-    /// The tenants to read, in order.
-    pub tenants: Vec<String>,
+    /// Whose address space.
+    pub tenant: String,
     /// Only these addresses.
     pub host: Option<IpNet>,
     /// Also ports that are not open.
@@ -174,7 +181,7 @@ pub struct InventoryRow {
 }
 
 impl Store {
-    /// Hands the inventory to `each`, ordered by tenant and address, until it breaks. Blocking.
+    /// Hands a tenant's inventory to `each`, ordered by address, until it breaks. Blocking.
     ///
     /// # Errors
     /// When a record cannot be read.
@@ -183,40 +190,28 @@ impl Store {
         query: &InventoryQuery,
         mut each: impl FnMut(InventoryRow) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        for tenant in &query.tenants {
-            let mut sweeps = Sweeps::new(&self.trees, tenant);
-            let mut current: Option<(IpAddr, SatelliteId, Protocol, HostState)> = None;
-            for entry in self.host_range(tenant, query.host) {
-                let (key, value) = entry?;
-                let Some((address, satellite, protocol, part)) = keys::parse_host(&key) else {
-                    return Err(RecordError::Content("a host's key").into());
-                };
-                if query.host.is_some_and(|net| !net.contains(&address)) {
-                    continue;
+        let mut sweeps = Sweeps::new(&self.trees, &query.tenant);
+        let mut current: Option<(Seen, HostState)> = None;
+        for entry in self.host_range(&query.tenant, query.host) {
+            let (key, value) = entry?;
+            let Some((address, satellite, protocol, part)) = keys::parse_host(&key) else {
+                return Err(RecordError::Content("a host's key").into());
+            };
+            if part == 0 {
+                if let Some((seen, state)) = current.take()
+                    && emit(&mut sweeps, query, seen, &state, &mut each)?.is_break()
+                {
+                    return Ok(());
                 }
-                if part == 0 {
-                    if let Some((address, satellite, protocol, state)) = current.take()
-                        && emit(&mut sweeps, query, address, satellite, protocol, &state, &mut each)?.is_break()
-                    {
-                        return Ok(());
-                    }
-                    let state = HostState {
-                        target: String::new(),
-                        first_seen: Timestamp::UNIX_EPOCH,
-                        written_at: Timestamp::UNIX_EPOCH,
-                        runs: Vec::new(),
-                    };
-                    current = Some((address, satellite, protocol, state));
-                }
-                if let Some((.., state)) = &mut current {
-                    state.add_part(&value)?;
-                }
+                current = Some((Seen { address, satellite, protocol }, HostState::unknown()));
             }
-            if let Some((address, satellite, protocol, state)) = current
-                && emit(&mut sweeps, query, address, satellite, protocol, &state, &mut each)?.is_break()
-            {
-                return Ok(());
+            if let Some((.., state)) = &mut current {
+                state.add_part(&value)?;
             }
+        }
+        if let Some((seen, state)) = current {
+            // Nothing comes after it that a break would stop.
+            let _ = emit(&mut sweeps, query, seen, &state, &mut each)?;
         }
         Ok(())
     }
@@ -235,12 +230,18 @@ impl Store {
     }
 }
 
-fn emit(
-    sweeps: &mut Sweeps<'_>,
-    query: &InventoryQuery,
+/// What a host's key says.
+#[derive(Clone, Copy)]
+struct Seen {
     address: IpAddr,
     satellite: SatelliteId,
     protocol: Protocol,
+}
+
+fn emit(
+    sweeps: &mut Sweeps<'_>,
+    query: &InventoryQuery,
+    Seen { address, satellite, protocol }: Seen,
     state: &HostState,
     each: &mut impl FnMut(InventoryRow) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, StoreError> {

@@ -104,7 +104,14 @@ pub(super) fn name(tenant_name: &str, host_name: &str) -> Vec<u8> {
 }
 
 /// One chunk of changes. Within a host they sort by time.
-pub(super) fn change(tenant: &str, ip: IpAddr, at: Timestamp, satellite: SatelliteId, sequence: u64, chunk: u16) -> Vec<u8> {
+pub(super) fn change(
+    tenant: &str,
+    ip: IpAddr,
+    at: Timestamp,
+    satellite: SatelliteId,
+    sequence: u64,
+    chunk: u16,
+) -> Vec<u8> {
     let mut key = address(CHANGE, tenant, ip);
     key.extend(time(at));
     key.extend(satellite.as_bytes());

@@ -83,7 +83,9 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// The writer ended: a write before this one failed for good.
-    #[error("the store takes no more writes, since an earlier one failed; see the server's log, then restart it")]
+    #[error(
+        "the store takes no more writes, since an earlier one failed; see the server's log, then restart it"
+    )]
     Stopped,
 }
 
@@ -178,7 +180,8 @@ impl Trees {
     /// Opens what [`Store::create`] made: the format record must be there.
     fn open_checked(path: &Path) -> Result<Self, StoreError> {
         let trees = Self::open(path)?;
-        let schema = trees.state.get(keys::SCHEMA)?.ok_or_else(|| damaged(path, "its format record is gone"))?;
+        let schema =
+            trees.state.get(keys::SCHEMA)?.ok_or_else(|| damaged(path, "its format record is gone"))?;
         let found = u32::from_be_bytes(
             schema.as_ref().try_into().map_err(|_| damaged(path, "its format record cannot be read"))?,
         );
@@ -239,45 +242,4 @@ fn remove_unfinished_snapshots(path: &Path) -> Result<(), StoreError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_not_a_store_is_said_to_be_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("store");
-        assert!(matches!(Store::open(&path), Err(StoreError::Missing(_))));
-        Store::create(&path).unwrap();
-        assert!(matches!(Store::create(&path), Err(StoreError::Exists(_))));
-        std::fs::write(path.join("snap.0000.generating"), b"half").unwrap();
-        drop(Store::open(&path).unwrap());
-    }
-
-    /// Whatever sled makes of a damaged file, the answer is a message that says what to do, and the file stays.
-    #[test]
-    fn a_damaged_file_is_reported_and_left() {
-        type Spoil = fn(&mut Vec<u8>);
-        let spoils: [(&str, Spoil); 4] = [
-            ("emptied", |bytes| bytes.clear()),
-            ("overwritten", |bytes| bytes.fill(0xa5)),
-            ("zeroed", |bytes| bytes.fill(0)),
-            ("cut in half", |bytes| bytes.truncate(bytes.len() / 2)),
-        ];
-        for (how, spoil) in spoils {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("store");
-            Store::create(&path).unwrap();
-            let mut bytes = std::fs::read(path.join("db")).unwrap();
-            spoil(&mut bytes);
-            std::fs::write(path.join("db"), &bytes).unwrap();
-            match Store::open(&path) {
-                Ok(_) => assert_eq!(how, "cut in half", "the records stand in the first half"),
-                Err(error) => {
-                    let error = error.to_string();
-                    assert!(error.contains("damaged") && error.contains("backup"), "{how}: {error}");
-                    assert!(std::fs::read(path.join("db")).unwrap() == bytes, "{how}: the file was changed");
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -15,7 +15,9 @@ pub enum RecordError {
     #[error("a record of the store is damaged (its checksum does not match): restore a backup")]
     Checksum,
     /// A later version wrote it.
-    #[error("a record of the store has version {0}, which this version does not read: update portolan-server")]
+    #[error(
+        "a record of the store has version {0}, which this version does not read: update portolan-server"
+    )]
     Version(u8),
     /// It passes the checksum but is no such record.
     #[error("a record of the store cannot be understood ({0})")]

@@ -8,7 +8,11 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub async fn drop_older_than(&self, keep: SignedDuration, now: Timestamp) -> Result<Vec<String>, StoreError> {
+    pub async fn drop_older_than(
+        &self,
+        keep: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Vec<String>, StoreError> {
         let oldest_kept = keys::log_tree(now.saturating_sub(keep).unwrap_or(Timestamp::UNIX_EPOCH));
         self.writer
             .write(move |trees| {

@@ -133,7 +133,11 @@ impl<'a> Sweeps<'a> {
                     .filter_map(|range| range.parse::<AddressSet>().ok())
                     .fold(AddressSet::default(), |all, range| all.union(&range));
                 let ports = record.ports.parse().unwrap_or_default();
-                sweeps.push(Covered { at: convert::time_from_wire(record.finished_at_ms)?, addresses, ports });
+                sweeps.push(Covered {
+                    at: convert::time_from_wire(record.finished_at_ms)?,
+                    addresses,
+                    ports,
+                });
             }
         }
         // A tree is chosen by the server's clock, the key by the satellite's.

@@ -77,10 +77,8 @@ fn run(trees: &Trees, path: &Path, mut queue: mpsc::Receiver<Job>) {
             group.push(job);
         }
         // A panic in one job (sled panics on some damage) must not look like a commit.
-        let applied: Vec<Option<Answer>> = group
-            .into_iter()
-            .map(|job| catch_unwind(AssertUnwindSafe(|| job(trees))).ok())
-            .collect();
+        let applied: Vec<Option<Answer>> =
+            group.into_iter().map(|job| catch_unwind(AssertUnwindSafe(|| job(trees))).ok()).collect();
         let flushed = match catch_unwind(AssertUnwindSafe(|| flush(trees, path))) {
             Ok(result) => result.map_err(Arc::new),
             Err(_) => Err(Arc::new(StoreError::Stopped)),

@@ -112,7 +112,13 @@ impl Hub {
     }
 
     /// Notes a sign of life.
-    pub fn seen(&self, satellite: SatelliteId, session: u64, now: Timestamp, heartbeat: Option<&v1::Heartbeat>) {
+    pub fn seen(
+        &self,
+        satellite: SatelliteId,
+        session: u64,
+        now: Timestamp,
+        heartbeat: Option<&v1::Heartbeat>,
+    ) {
         if let Some(live) = self.inner().live.get_mut(&satellite).filter(|live| live.session == session) {
             live.last_seen = now;
             if let Some(heartbeat) = heartbeat {
@@ -141,7 +147,8 @@ impl Hub {
 
     /// The status of a satellite.
     pub fn status(&self, record: &SatelliteRecord) -> v1::satellite::Status {
-        let online = || SatelliteId::from_slice(&record.id).is_some_and(|id| self.inner().live.contains_key(&id));
+        let online =
+            || SatelliteId::from_slice(&record.id).is_some_and(|id| self.inner().live.contains_key(&id));
         if record.revoked_at_ms != 0 {
             v1::satellite::Status::Revoked
         } else if record.enrolled_at_ms == 0 {

@@ -113,7 +113,8 @@ impl Session {
                 heartbeat_seconds: HEARTBEAT_SECONDS,
             }))?;
         }
-        let running: Vec<ScanId> = hello.running_scans.iter().filter_map(|id| ScanId::from_slice(id)).collect();
+        let running: Vec<ScanId> =
+            hello.running_scans.iter().filter_map(|id| ScanId::from_slice(id)).collect();
         for message in self.service.scans.reconnected(self.id, epoch, &running) {
             self.send(message)?;
         }
@@ -175,11 +176,10 @@ impl Session {
                     self.service.hub.seen(self.id, session, now, Some(&heartbeat));
                     continue;
                 }
-                Some(Up::Record(record)) => {
-                    if records.send(record).await.is_err() {
-                        return End::Store;
-                    }
-                }
+                Some(Up::Record(record)) => match records.send(record).await {
+                    Ok(()) => {}
+                    Err(_) => return End::Store,
+                },
                 Some(Up::Progress(progress)) => self.service.scans.progress(self.id, &progress),
                 Some(Up::Renewal(request)) => {
                     if let Err(end) = self.renew(&request).await {
@@ -310,7 +310,9 @@ impl Session {
                 let goodbye = Down::Goodbye(v1::Goodbye { reason: (*reason).into() });
                 let _ = self.down.try_send(Ok(v1::UplinkDown { message: Some(goodbye) }));
                 match reason {
-                    v1::goodbye::Reason::Revoked => Some(Status::permission_denied("this satellite was revoked")),
+                    v1::goodbye::Reason::Revoked => {
+                        Some(Status::permission_denied("this satellite was revoked"))
+                    }
                     v1::goodbye::Reason::Replaced => Some(Status::aborted("a newer stream took over")),
                     _ => None,
                 }
@@ -331,7 +333,8 @@ impl Session {
             record.last_seen_at_ms = live.last_seen.as_millisecond();
             record.version = live.version.chars().take(64).collect();
             record.address = live.address.ip().to_canonical().to_string();
-            record.capabilities = live.capabilities.iter().take(32).map(|c| c.chars().take(32).collect()).collect();
+            record.capabilities =
+                live.capabilities.iter().take(32).map(|c| c.chars().take(32).collect()).collect();
         });
         if let Err(error) = noted.await {
             tracing::warn!(satellite = %self.record.name, %error, "cannot note when it was last seen");

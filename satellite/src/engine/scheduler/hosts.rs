@@ -50,7 +50,8 @@ impl Scheduler {
 
     /// The wall clock now, from when it was last read.
     pub(super) fn wall(&self, now: Instant) -> Zoned {
-        let since = SignedDuration::try_from(now.saturating_duration_since(self.wall.read)).unwrap_or_default();
+        let since =
+            SignedDuration::try_from(now.saturating_duration_since(self.wall.read)).unwrap_or_default();
         self.wall.zoned.checked_add(since).unwrap_or_else(|_| self.wall.zoned.clone())
     }
 

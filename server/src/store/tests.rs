@@ -1,0 +1,259 @@
+//! The store against a real sled in a temporary directory.
+
+use super::keys;
+use super::*;
+use ipnet::IpNet;
+use jiff::SignedDuration;
+use portolan_common::ids::ScanId;
+use portolan_common::observation::{HostObservation, PortState, Protocol, Reason, StateRun};
+use portolan_common::ports::{PortSet, PortSpec};
+use portolan_proto::v1;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use uuid::Uuid;
+
+const SATELLITE: SatelliteId = SatelliteId(Uuid::from_u128(1));
+const EPOCH: Epoch = Epoch(Uuid::from_u128(2));
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    store: Store,
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_790_000_000 + second).unwrap()
+}
+
+fn address() -> IpAddr {
+    "10.0.0.1".parse().unwrap()
+}
+
+fn run(state: PortState, ports: PortSet) -> StateRun {
+    let reason = if state == PortState::Open { Reason::SynAck } else { Reason::ConnRefused };
+    StateRun { protocol: Protocol::Tcp, state, reason, ports }
+}
+
+fn host(second: i64, runs: Vec<StateRun>) -> HostObservation {
+    HostObservation {
+        target: "shop.internal".into(),
+        address: address(),
+        up: true,
+        observed_at: at(second),
+        runs,
+        details: Vec::new(),
+        unscanned: PortSpec::default(),
+    }
+}
+
+fn item(sequence: u64, hosts: Vec<HostObservation>) -> IngestItem {
+    IngestItem { sequence, late: false, hosts, end: None }
+}
+
+fn sweep_end(sequence: u64, second: i64, ports: &str) -> IngestItem {
+    let end = v1::ScanEnd {
+        outcome: v1::scan_end::Outcome::Complete.into(),
+        coverage: vec![v1::Coverage { addresses: vec!["10.0.0.0-10.0.0.9".into()], ports: ports.into() }],
+        finished_at_ms: at(second).as_millisecond(),
+        ..v1::ScanEnd::default()
+    };
+    let end = SweepEnd { scan: ScanId(Uuid::from_u128(sequence.into())), end };
+    IngestItem { sequence, late: false, hosts: Vec::new(), end: Some(end) }
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Store::create(&dir.path().join("store")).unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        Self { dir, store }
+    }
+
+    async fn ingest(&self, items: Vec<IngestItem>) -> IngestOutcome {
+        let (tenant, received_at) = ("default".to_owned(), at(1000));
+        let batch = IngestBatch { satellite: SATELLITE, tenant, epoch: EPOCH, received_at, items };
+        self.store.ingest(batch).await.unwrap()
+    }
+
+    fn inventory(&self, all: bool, host: Option<IpNet>) -> Vec<InventoryRow> {
+        let query = InventoryQuery { tenant: "default".into(), host, all };
+        let mut rows = Vec::new();
+        let push = |row| {
+            rows.push(row);
+            ControlFlow::Continue(())
+        };
+        self.store.inventory(&query, push).unwrap();
+        rows
+    }
+
+    fn history(&self, port: Option<u16>) -> Vec<Change> {
+        let query =
+            HistoryQuery { tenant: "default".into(), address: address(), port, since: Timestamp::UNIX_EPOCH };
+        let mut changes = Vec::new();
+        let push = |change| {
+            changes.push(change);
+            ControlFlow::Continue(())
+        };
+        self.store.history(&query, push).unwrap();
+        changes
+    }
+
+    /// Ends the writer and opens the same files again, as a restart does.
+    fn reopen(self) -> Self {
+        let Self { dir, store } = self;
+        let writer = store.writer.clone();
+        drop(store);
+        drop(writer);
+        // The writer thread lets go of sled a moment after the last handle went.
+        let path = dir.path().join("store");
+        for _ in 0..200 {
+            if let Ok(store) = Store::open(&path) {
+                return Self { dir, store };
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("the store does not open again");
+    }
+}
+
+#[tokio::test]
+async fn each_sequence_counts_once_even_across_a_restart() {
+    let f = Fixture::new();
+    let open = vec![host(1, vec![run(PortState::Open, PortSet::single(22))])];
+    let closed = vec![host(2, vec![run(PortState::Closed, PortSet::single(22))])];
+    let first = f.ingest(vec![item(1, open.clone()), item(2, closed.clone())]).await;
+    assert_eq!((first.acked, first.counted, first.changes, first.gap), (2, vec![1, 2], 1, 0));
+    let f = f.reopen();
+    assert_eq!(f.store.acked_sequence(SATELLITE, EPOCH).unwrap(), 2);
+    let again = f.ingest(vec![item(1, open.clone()), item(2, closed), item(3, open)]).await;
+    assert_eq!((again.acked, again.counted, again.changes), (3, vec![3], 1));
+    assert_eq!(f.history(None).len(), 2);
+}
+
+#[tokio::test]
+async fn missing_sequences_are_counted() {
+    let f = Fixture::new();
+    let outcome = f.ingest(vec![item(3, vec![]), item(7, vec![])]).await;
+    assert_eq!((outcome.acked, outcome.gap), (7, 2 + 3));
+}
+
+#[tokio::test]
+async fn inventory_and_history_tell_what_was_seen() {
+    let f = Fixture::new();
+    let ports: PortSet = [22, 80].into_iter().collect();
+    f.ingest(vec![item(1, vec![host(1, vec![run(PortState::Open, ports)])]), sweep_end(2, 2, "1-1000")])
+        .await;
+    let split = vec![run(PortState::Open, PortSet::single(22)), run(PortState::Closed, PortSet::single(80))];
+    f.ingest(vec![item(3, vec![host(10, split)]), sweep_end(4, 11, "1-1000"), sweep_end(5, 20, "22")]).await;
+
+    let open = f.inventory(false, None);
+    assert_eq!(open.len(), 1);
+    assert_eq!((open[0].since, open[0].last_seen), (at(1), at(20)), "the last sweep covered port 22");
+    assert_eq!(open[0].target, "shop.internal");
+    let all = f.inventory(true, Some("10.0.0.0/24".parse().unwrap()));
+    assert_eq!(all.len(), 2);
+    let closed = all.iter().find(|row| row.state == PortState::Closed).unwrap();
+    assert_eq!((closed.since, closed.last_seen), (at(10), at(11)));
+    assert!(f.inventory(true, Some("10.0.1.0/24".parse().unwrap())).is_empty());
+
+    let changes = f.history(None);
+    assert_eq!(changes.len(), 1);
+    assert_eq!((changes[0].from, changes[0].to, changes[0].at), (PortState::Open, PortState::Closed, at(10)));
+    assert!(f.history(Some(22)).is_empty());
+    assert_eq!(f.history(Some(80)).len(), 1);
+    assert_eq!(f.store.addresses_of("default", "SHOP.internal").unwrap(), [address()]);
+    let first_seen = f.store.first_seen("default", address()).unwrap();
+    assert_eq!(first_seen, [FirstSeen { satellite: SATELLITE, at: at(1) }]);
+}
+
+/// The worst host there is: every second port open. Its record is split, and shrinks again.
+#[tokio::test]
+async fn no_value_is_larger_than_sled_bears() {
+    let f = Fixture::new();
+    let odd: PortSet = (0..=u16::MAX).filter(|port| port % 2 == 1).collect();
+    let even: PortSet = (0..=u16::MAX).filter(|port| port % 2 == 0).collect();
+    let (open, closed) = (run(PortState::Open, odd.clone()), run(PortState::Closed, even.clone()));
+    f.ingest(vec![item(1, vec![host(1, vec![open, closed])])]).await;
+    let swapped = vec![run(PortState::Open, even.clone()), run(PortState::Closed, odd)];
+    let outcome = f.ingest(vec![item(2, vec![host(2, swapped)])]).await;
+    assert_eq!(outcome.changes, 65_536);
+    let mut parts = 0;
+    for tree in [f.store.trees.state.clone(), f.store.trees.log_of(at(1000)).unwrap()] {
+        for entry in tree.iter() {
+            let (key, value) = entry.unwrap();
+            assert!(value.len() <= record::MAX_VALUE_BYTES, "{} bytes", value.len());
+            parts += usize::from(keys::parse_host(&key).is_some());
+        }
+    }
+    assert!(parts > 10, "{parts} parts");
+    let open = f.inventory(false, None);
+    assert_eq!(open.len(), even.len());
+    let changed: usize = f.history(None).iter().map(|change| change.ports.len()).sum();
+    assert_eq!(changed, 65_536);
+
+    f.ingest(vec![item(3, vec![host(3, vec![run(PortState::Closed, PortSet::all())])])]).await;
+    let prefix = keys::host("default", address(), SATELLITE, Protocol::Tcp);
+    assert!(f.store.trees.state.scan_prefix(prefix).count() <= parts);
+    assert!(f.inventory(false, None).is_empty());
+}
+
+#[tokio::test]
+async fn an_unchanged_sweep_writes_no_state() {
+    let f = Fixture::new();
+    let seen = |second| vec![host(second, vec![run(PortState::Open, PortSet::single(22))])];
+    f.ingest(vec![item(1, seen(1))]).await;
+    let key = keys::host("default", address(), SATELLITE, Protocol::Tcp);
+    let before = f.store.trees.state.scan_prefix(&key).next().unwrap().unwrap().1;
+    f.ingest(vec![item(2, seen(50))]).await;
+    assert_eq!(f.store.trees.state.scan_prefix(&key).next().unwrap().unwrap().1, before);
+}
+
+#[tokio::test]
+async fn retention_drops_whole_months() {
+    let f = Fixture::new();
+    f.ingest(vec![sweep_end(1, 1, "22")]).await;
+    let month = keys::log_tree(at(1000));
+    let day = SignedDuration::from_hours(24);
+    let kept = f.store.drop_older_than(day * 31, at(1000) + day * 40).await.unwrap();
+    assert!(kept.is_empty(), "{kept:?}");
+    let dropped = f.store.drop_older_than(day * 31, at(1000) + day * 90).await.unwrap();
+    assert_eq!(dropped, [month]);
+}
+
+#[test]
+fn what_is_not_a_store_is_said_to_be_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    assert!(matches!(Store::open(&path), Err(StoreError::Missing(_))));
+    Store::create(&path).unwrap();
+    assert!(matches!(Store::create(&path), Err(StoreError::Exists(_))));
+    std::fs::write(path.join("snap.0000.generating"), b"half").unwrap();
+    drop(Store::open(&path).unwrap());
+}
+
+/// Whatever sled makes of a damaged file, the answer is a message that says what to do, and the file stays.
+#[test]
+fn a_damaged_file_is_reported_and_left() {
+    type Spoil = fn(&mut Vec<u8>);
+    let spoils: [(&str, Spoil); 4] = [
+        ("emptied", |bytes| bytes.clear()),
+        ("overwritten", |bytes| bytes.fill(0xa5)),
+        ("zeroed", |bytes| bytes.fill(0)),
+        ("cut in half", |bytes| bytes.truncate(bytes.len() / 2)),
+    ];
+    for (how, spoil) in spoils {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        Store::create(&path).unwrap();
+        let mut bytes = std::fs::read(path.join("db")).unwrap();
+        spoil(&mut bytes);
+        std::fs::write(path.join("db"), &bytes).unwrap();
+        match Store::open(&path) {
+            Ok(_) => assert_eq!(how, "cut in half", "the records stand in the first half"),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(error.contains("damaged") && error.contains("backup"), "{how}: {error}");
+                assert!(std::fs::read(path.join("db")).unwrap() == bytes, "{how}: the file was changed");
+            }
+        }
+    }
+}
