@@ -133,7 +133,7 @@ pub struct HostObservation {
     pub up: bool,
     /// When the last port was decided, by the satellite's clock.
     pub observed_at: Timestamp,
-    /// Disjoint within a protocol.
+    /// At most one for each combination of protocol, state and reason; disjoint within a protocol.
     pub runs: Vec<StateRun>,
     /// One for each open port, ascending by (protocol, port).
     pub details: Vec<PortDetail>,

@@ -19,8 +19,8 @@ pub enum WireError {
     /// An enum value that this version does not know.
     #[error("an unknown {0}")]
     Unknown(&'static str),
-    /// Two runs claim the same port, or a run is empty.
-    #[error("state runs that overlap or are empty")]
+    /// Two runs claim the same port or the same state and reason, or a run is empty.
+    #[error("state runs that overlap, repeat or are empty")]
     Runs,
     /// A time outside years -9999 to 9999.
     #[error("a time out of range")]
@@ -172,9 +172,14 @@ impl TryFrom<&v1::HostObservation> for HostObservation {
             return Err(WireError::Target(wire.target.len()));
         }
         let mut seen = PortSpec::default();
-        let mut runs = Vec::with_capacity(wire.runs.len());
+        let mut runs: Vec<StateRun> = Vec::new();
         for run in &wire.runs {
             let protocol = run.protocol().try_into()?;
+            let (state, reason) = (run.state().try_into()?, run.reason().try_into()?);
+            // One run for each combination: that bounds how many there are, and with it the work below.
+            if runs.iter().any(|r| (r.protocol, r.state, r.reason) == (protocol, state, reason)) {
+                return Err(WireError::Runs);
+            }
             let ports = spans_to_set(run.ports.as_ref())?;
             let known = match protocol {
                 Protocol::Tcp => &mut seen.tcp,
@@ -184,12 +189,7 @@ impl TryFrom<&v1::HostObservation> for HostObservation {
                 return Err(WireError::Runs);
             }
             *known = known.union(&ports);
-            runs.push(StateRun {
-                protocol,
-                state: run.state().try_into()?,
-                reason: run.reason().try_into()?,
-                ports,
-            });
+            runs.push(StateRun { protocol, state, reason, ports });
         }
         let details = wire
             .details

@@ -20,7 +20,7 @@ pub struct Assignment {
     pub segment: String,
     /// Whose address space.
     pub tenant: String,
-    /// Seconds between heartbeats, 1 to 60.
+    /// Seconds between heartbeats, 1 to 10.
     pub heartbeat_seconds: u32,
 }
 
@@ -75,6 +75,6 @@ impl Assignment {
 
     /// Time between heartbeats.
     pub fn heartbeat(&self) -> Duration {
-        Duration::from_secs(self.heartbeat_seconds.clamp(1, 60).into())
+        Duration::from_secs(self.heartbeat_seconds.clamp(1, 10).into())
     }
 }

@@ -8,8 +8,8 @@ use portolan_common::ids::ScanId;
 use portolan_common::observation::HostObservation;
 use portolan_common::ports::PortSpec;
 use portolan_common::targets;
+use portolan_proto::batch;
 use portolan_proto::v1;
-use prost::Message as _;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Hosts that a batch gathers at most, …
 const BATCH_HOSTS: usize = 1024;
-/// … bytes, …
-const BATCH_BYTES: usize = 256 * 1024;
+/// … bytes (over a slow link a batch must pass well within the time that the server waits for a sign of life), …
+const BATCH_BYTES: usize = 32 * 1024;
 /// … and how long it waits for more.
 const BATCH_WAIT: Duration = Duration::from_millis(50);
 /// Events between the engine and the batches.
@@ -137,12 +137,11 @@ impl Scans {
 
     /// Gathers what comes into batches; a batch waits a moment for company, never long.
     async fn forward(&self, id: ScanId, mut events: mpsc::Receiver<SweepEvent>) {
-        let mut hosts: Vec<v1::HostObservation> = Vec::new();
-        let mut bytes = 0;
+        let mut batch = Vec::new();
+        let mut hosts = 0;
         let mut since = Instant::now();
         loop {
-            let wait =
-                if hosts.is_empty() { Duration::MAX } else { BATCH_WAIT.saturating_sub(since.elapsed()) };
+            let wait = if hosts == 0 { Duration::MAX } else { BATCH_WAIT.saturating_sub(since.elapsed()) };
             match tokio::time::timeout(wait, events.recv()).await {
                 Ok(Some(SweepEvent::Progress(progress))) => {
                     // Lost when the connection is slow or away; the next one comes soon.
@@ -158,33 +157,32 @@ impl Scans {
                     continue;
                 }
                 Ok(Some(SweepEvent::Host(host))) => {
-                    if hosts.is_empty() {
+                    if hosts == 0 {
                         since = Instant::now();
                     }
-                    let host = wire(&host);
-                    bytes += host.encoded_len();
-                    hosts.push(host);
-                    if hosts.len() < BATCH_HOSTS && bytes < BATCH_BYTES && since.elapsed() < BATCH_WAIT {
+                    batch::push(&mut batch, &wire(&host));
+                    hosts += 1;
+                    if hosts < BATCH_HOSTS && batch.len() < BATCH_BYTES && since.elapsed() < BATCH_WAIT {
                         continue;
                     }
                 }
                 Ok(None) => {
-                    self.flush(id, &mut hosts).await;
+                    self.flush(id, &mut batch).await;
                     return;
                 }
                 Err(_) => {}
             }
-            self.flush(id, &mut hosts).await;
-            bytes = 0;
+            self.flush(id, &mut batch).await;
+            hosts = 0;
         }
     }
 
-    async fn flush(&self, id: ScanId, hosts: &mut Vec<v1::HostObservation>) {
-        if hosts.is_empty() {
+    async fn flush(&self, id: ScanId, batch: &mut Vec<u8>) {
+        if batch.is_empty() {
             return;
         }
-        let batch = v1::ObservationBatch { hosts: std::mem::take(hosts) };
-        self.outbox.push(id, v1::record::Body::Observations(batch), Instant::now()).await;
+        let body = v1::record::Body::Observations(std::mem::take(batch));
+        self.outbox.push(id, body, Instant::now()).await;
     }
 }
 

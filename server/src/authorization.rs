@@ -8,7 +8,7 @@ use http::{Method, Request};
 pub enum Access {
     /// Whoever reaches the port.
     Anyone,
-    /// Only who has no certificate yet, or any other.
+    /// Only who shows no certificate.
     Enrollment,
     /// Satellites.
     Satellite,

@@ -172,7 +172,12 @@ pub fn split_name(text: &str) -> Result<(String, u16), NameError> {
         }
     };
     let known = rustls::pki_types::ServerName::try_from(host).is_ok();
-    if known { Ok((host.to_ascii_lowercase(), port)) } else { Err(wrong()) }
+    // An address has one spelling, or the certificate would seem to lack it for ever.
+    let host = match host.parse::<std::net::IpAddr>() {
+        Ok(address) => address.to_string(),
+        Err(_) => host.to_ascii_lowercase(),
+    };
+    if known { Ok((host, port)) } else { Err(wrong()) }
 }
 
 /// The addresses that clients dial: `HOST:PORT`, IPv6 in brackets.
@@ -213,6 +218,7 @@ mod tests {
         assert_eq!(split_name("Portolan.Example"), Ok(("portolan.example".into(), DEFAULT_PORT)));
         assert_eq!(split_name("a:1"), Ok(("a".into(), 1)));
         assert_eq!(split_name("fd00::1"), Ok(("fd00::1".into(), DEFAULT_PORT)));
+        assert_eq!(split_name("[FD00:0:0::1]:9"), Ok(("fd00::1".into(), 9)));
         assert_eq!(split_name("[fd00::1]:9"), Ok(("fd00::1".into(), 9)));
         for wrong in ["", "a:b", "a:0", ":1", "a b", "a:1:2", "[fd00::1", "-x-"] {
             assert!(split_name(wrong).is_err(), "{wrong}");

@@ -31,7 +31,8 @@ impl Enrollment for EnrollmentService {
             .redeem(&request.secret, &request.csr_der, &self.authority, self.life, now)
             .await
             .map_err(|error| status(&error))?;
-        tracing::info!(satellite = %record.name, segment = %record.segment, "enrolled");
+        let version: String = request.version.chars().filter(|c| !c.is_control()).take(32).collect();
+        tracing::info!(satellite = %record.name, segment = %record.segment, version, "enrolled");
         Ok(Response::new(EnrollResponse {
             certificate_chain: issued.chain.iter().map(|certificate| certificate.to_vec()).collect(),
             root_certificate: self.authority.root().to_vec(),

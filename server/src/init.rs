@@ -102,7 +102,11 @@ pub fn init(
     let text = format!(
         "# The identity of this Portolan deployment. `names` may be edited: a running server takes them over.\n{text}"
     );
-    files::write_private(&data.deployment_file(), text.as_bytes())?;
+    if let Err(error) = files::write_private(&data.deployment_file(), text.as_bytes()) {
+        // Or the next try would find a context of a deployment that never was.
+        let _ = std::fs::remove_file(&context_path);
+        return Err(error.into());
+    }
     Ok(Initialised { deployment: id, context: context_path, dial_addresses })
 }
 

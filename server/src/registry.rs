@@ -11,11 +11,14 @@ use portolan_common::ids::SatelliteId;
 use portolan_common::names::{NameError, check_name};
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 /// The shortest and longest life of a join token.
 pub const TOKEN_LIFE: std::ops::RangeInclusive<SignedDuration> =
     SignedDuration::from_mins(1)..=SignedDuration::from_hours(24 * 30);
+/// How long a renewed certificate must have been there before the next renewal.
+const RENEWAL_PAUSE: SignedDuration = SignedDuration::from_secs(30);
 /// The life of a join token when none is asked for.
 pub const TOKEN_LIFE_DEFAULT: SignedDuration = SignedDuration::from_hours(1);
 
@@ -23,6 +26,7 @@ pub const TOKEN_LIFE_DEFAULT: SignedDuration = SignedDuration::from_hours(1);
 pub struct Registry {
     store: Store,
     records: RwLock<HashMap<SatelliteId, SatelliteRecord>>,
+    revocations: watch::Sender<u64>,
     changing: tokio::sync::Mutex<()>,
 }
 
@@ -61,6 +65,11 @@ pub enum RegistryError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A revocation that holds, but only in memory.
+    #[error(
+        "it is revoked, but that could not be written and ends with the server's next restart: {0}; mend the store, then revoke again"
+    )]
+    NotKept(#[source] StoreError),
 }
 
 /// An enrollment that is refused. Only whoever holds the secret learns more than "unknown".
@@ -99,12 +108,27 @@ impl Registry {
         for record in store.satellites()? {
             records.insert(record.satellite_id()?, record);
         }
-        Ok(Self { store, records: RwLock::new(records), changing: tokio::sync::Mutex::default() })
+        Ok(Self {
+            store,
+            records: RwLock::new(records),
+            revocations: watch::Sender::new(0),
+            changing: tokio::sync::Mutex::default(),
+        })
     }
 
     /// The record of an id, removed ones included.
     pub fn get(&self, id: SatelliteId) -> Option<SatelliteRecord> {
         self.records.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// Whether a satellite may be connected.
+    pub fn in_good_standing(&self, id: SatelliteId) -> bool {
+        self.get(id).is_some_and(|record| record.revoked_at_ms == 0 && record.removed_at_ms == 0)
+    }
+
+    /// Counts revocations, so that connections can look again.
+    pub fn revocations(&self) -> watch::Receiver<u64> {
+        self.revocations.subscribe()
     }
 
     /// Everything that is not removed, by name.
@@ -234,6 +258,7 @@ impl Registry {
         }
         record.enrolled_at_ms = now.as_millisecond();
         record.certificate_expires_at_ms = issued.not_after.as_millisecond();
+        record.issued_at_ms = now.as_millisecond();
         record.key_fingerprint = issued.key_fingerprint.to_vec();
         let used = TokenRecord {
             used_at_ms: now.as_millisecond(),
@@ -259,12 +284,18 @@ impl Registry {
     ) -> Result<Issued, RedeemError> {
         let _changing = self.changing.lock().await;
         let mut record = self.get(id).filter(|r| r.revoked_at_ms == 0).ok_or(RedeemError::Void)?;
+        // A satellite that asks again and again must not keep everybody else from changing anything.
+        let pause = RENEWAL_PAUSE.min(life / 10);
+        if i128::from(now.as_millisecond() - record.issued_at_ms) < pause.as_millis() {
+            return Err(RedeemError::Request(PkiError::Request("the last certificate was issued just now")));
+        }
         let issued =
             authority.issue_satellite(csr_der, id, &record.name, life, now).map_err(RedeemError::Request)?;
         if record.key_fingerprint == issued.key_fingerprint {
             return Err(RedeemError::Request(PkiError::Request("a renewal needs a new key")));
         }
         record.certificate_expires_at_ms = issued.not_after.as_millisecond();
+        record.issued_at_ms = now.as_millisecond();
         record.key_fingerprint = issued.key_fingerprint.to_vec();
         self.put(record, None).await?;
         Ok(issued)
@@ -285,19 +316,26 @@ impl Registry {
         self.put(record, None).await
     }
 
-    /// Refuses the satellite's certificates from now on.
+    /// Refuses the satellite's certificates from now on: at once, before anything is written, so that a revocation
+    /// waits for no disk. `at_once` is called as soon as it holds.
     ///
     /// # Errors
-    /// [`RegistryError::Unknown`], or when the store fails.
-    pub async fn revoke(&self, name: &str, now: Timestamp) -> Result<SatelliteId, RegistryError> {
+    /// [`RegistryError::Unknown`]; [`RegistryError::NotKept`] when it holds but could not be written.
+    pub async fn revoke(
+        &self,
+        name: &str,
+        now: Timestamp,
+        at_once: impl FnOnce(SatelliteId),
+    ) -> Result<(), RegistryError> {
         let id = self.find(name)?.satellite_id()?;
-        self.update(id, |record| {
-            if record.revoked_at_ms == 0 {
-                record.revoked_at_ms = now.as_millisecond();
-            }
-        })
-        .await?;
-        Ok(id)
+        if let Some(record) = self.records.write().unwrap_or_else(PoisonError::into_inner).get_mut(&id)
+            && record.revoked_at_ms == 0
+        {
+            record.revoked_at_ms = now.as_millisecond();
+        }
+        self.revocations.send_modify(|count| *count += 1);
+        at_once(id);
+        self.update(id, |_| {}).await.map_err(RegistryError::NotKept)
     }
 
     /// Forgets a revoked or pending satellite and frees its name.
@@ -305,12 +343,13 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Active`] while it may connect.
     pub async fn remove(&self, name: &str, now: Timestamp) -> Result<(), RegistryError> {
-        let record = self.find(name)?;
+        let _changing = self.changing.lock().await;
+        let mut record = self.find(name)?;
         if record.enrolled_at_ms != 0 && record.revoked_at_ms == 0 {
             return Err(RegistryError::Active(record.name));
         }
-        self.update(record.satellite_id()?, |record| record.removed_at_ms = now.as_millisecond()).await?;
-        Ok(())
+        record.removed_at_ms = now.as_millisecond();
+        Ok(self.put(record, None).await?)
     }
 
     /// Durable first, visible after.
@@ -321,7 +360,11 @@ impl Registry {
     ) -> Result<(), StoreError> {
         let id = record.satellite_id()?;
         self.store.put_satellite(record.clone(), token).await?;
-        self.records.write().unwrap_or_else(PoisonError::into_inner).insert(id, record);
+        let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
+        // A revocation does not wait for this; what was read before it must not undo it.
+        let revoked = records.get(&id).map_or(0, |known| known.revoked_at_ms);
+        let revoked_at_ms = if record.revoked_at_ms == 0 { revoked } else { record.revoked_at_ms };
+        records.insert(id, SatelliteRecord { revoked_at_ms, ..record });
         Ok(())
     }
 }
@@ -393,10 +436,11 @@ mod tests {
         f.add(b"secret").await.unwrap();
         f.redeem(b"secret", &old, f.now).await.unwrap();
         let id = f.registry.find("office-1").unwrap().satellite_id().unwrap();
-        let renew = async |csr: &[u8]| f.registry.renew(id, csr, &f.authority, HOUR, f.now).await;
+        let renew = async |csr: &[u8]| f.registry.renew(id, csr, &f.authority, HOUR, f.now + HOUR).await;
         assert!(matches!(renew(&old).await, Err(RedeemError::Request(_))));
         renew(&new).await.unwrap();
-        f.registry.revoke("office-1", f.now).await.unwrap();
+        assert!(matches!(renew(&newer).await, Err(RedeemError::Request(_))), "not twice in a row");
+        f.registry.revoke("office-1", f.now, |_| {}).await.unwrap();
         assert!(matches!(renew(&newer).await, Err(RedeemError::Void)));
     }
 
@@ -408,7 +452,8 @@ mod tests {
         f.redeem(b"secret", &csr, f.now).await.unwrap();
         let id = f.registry.find("office-1").unwrap().satellite_id().unwrap();
         assert!(matches!(f.registry.remove("office-1", f.now).await, Err(RegistryError::Active(_))));
-        f.registry.revoke("office-1", f.now).await.unwrap();
+        f.registry.revoke("office-1", f.now, |revoked| assert_eq!(revoked, id)).await.unwrap();
+        assert!(!f.registry.in_good_standing(id));
         f.registry.remove("office-1", f.now).await.unwrap();
         assert!(f.registry.find("office-1").is_err());
         assert_eq!(f.registry.get(id).unwrap().name, "office-1");

@@ -7,7 +7,7 @@ use crate::enrollment::EnrollmentService;
 use crate::http::{self, HttpState};
 use crate::listener::{self, Admission, Limits, Services, Shared};
 use crate::metrics::Metrics;
-use crate::peer::PeerIdentity;
+use crate::peer::Identifier;
 use crate::pki::PkiError;
 use crate::pki::authority::Authority;
 use crate::pki::server_certificate::{Refresh, ServerCertificate};
@@ -17,10 +17,10 @@ use crate::store::{Store, StoreError};
 use crate::uplink::{Hub, UplinkService};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use portolan_proto::MAX_MESSAGE_BYTES;
 use portolan_proto::v1::console_server::ConsoleServer;
 use portolan_proto::v1::enrollment_server::EnrollmentServer;
 use portolan_proto::v1::uplink_server::UplinkServer;
+use portolan_proto::{MAX_MESSAGE_BYTES, MAX_UPLINK_BYTES};
 use portolan_transport::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +40,9 @@ const RETENTION: Duration = Duration::from_secs(3600);
 const EXPIRE: Duration = Duration::from_millis(100);
 /// What an enrollment may send: a token and a signing request.
 const MAX_ENROLLMENT_BYTES: usize = 16 * 1024;
+
+/// Connections with one certificate.
+const CONNECTIONS_PER_HOLDER: usize = 64;
 
 /// A server that cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +117,7 @@ pub async fn run(
         tasks: tasks.clone(),
         shutdown: end_streams.clone(),
     })
-    .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    .max_decoding_message_size(MAX_UPLINK_BYTES);
     let console = ConsoleServer::new(ConsoleService {
         store: store.clone(),
         registry: registry.clone(),
@@ -128,17 +131,19 @@ pub async fn run(
     })
     .max_decoding_message_size(MAX_MESSAGE_BYTES);
 
-    let identify_registry = registry.clone();
+    // Strangers never get more than half of the descriptors.
+    let strangers = config.unauthenticated_total.min(descriptor_limit() / 2);
     let shared = Arc::new(Shared {
         tls: Arc::new(listener::server_config(authority.root(), certificate.clone())?),
         services: Services {
             anonymous: routes.clone().merge(Routes::new(enrollment).into_axum_router()),
             satellite: routes.clone().merge(Routes::new(uplink).into_axum_router()),
             operator: routes.merge(Routes::new(console).into_axum_router()),
-            identify: Arc::new(move |chain| PeerIdentity::from_chain(chain, id, &identify_registry)),
             public_metrics: config.public_metrics,
         },
-        admission: Admission::new(config.unauthenticated_per_address, config.unauthenticated_total),
+        admission: Admission::new(config.unauthenticated_per_address, strangers),
+        holders: Admission::new(CONNECTIONS_PER_HOLDER, usize::MAX),
+        identifier: Identifier { deployment: id, registry: registry.clone() },
         limits: Limits::default(),
         metrics,
     });
@@ -148,7 +153,7 @@ pub async fn run(
     tracing::info!(%address, deployment = %id, version = env!("CARGO_PKG_VERSION"), "listening");
     let accepting = tokio::spawn(listener::accept(listener, shared, tasks.clone(), shutdown.clone()));
     let keeping = tokio::spawn(keep_certificate(data, authority, certificate, dial_addresses, reload));
-    let expiring = tokio::spawn(expire_scans(scans.clone()));
+    let expiring = tokio::spawn(expire_scans(scans.clone(), store.clone()));
     let dropping = tokio::spawn(drop_old(store, config.retention));
 
     shutdown.cancelled().await;
@@ -163,6 +168,14 @@ pub async fn run(
         task.abort();
     }
     Ok(())
+}
+
+/// Raises the limit on open descriptors as far as it goes, and says where it stands.
+fn descriptor_limit() -> usize {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+    usize::try_from(if raised { hard } else { soft }).unwrap_or(usize::MAX)
 }
 
 /// A server that listens elsewhere than its names say is found by nobody.
@@ -206,18 +219,18 @@ async fn keep_certificate(
     }
 }
 
-async fn expire_scans(scans: Arc<Scans>) {
+async fn expire_scans(scans: Arc<Scans>, store: Store) {
     loop {
         tokio::time::sleep(EXPIRE).await;
-        scans.expire(Instant::now());
+        scans.expire(Instant::now(), store.is_writable());
     }
 }
 
 async fn drop_old(store: Store, keep: jiff::SignedDuration) {
     loop {
         match store.drop_older_than(keep, Timestamp::now()).await {
-            Ok(dropped) if dropped.is_empty() => {}
-            Ok(dropped) => tracing::info!(?dropped, "dropped what was too old"),
+            Ok(None) => {}
+            Ok(Some(month)) => tracing::warn!(month, "dropped a month that is older than the retention"),
             Err(error) => tracing::error!(%error, "cannot drop what is too old"),
         }
         tokio::time::sleep(RETENTION).await;

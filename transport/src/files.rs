@@ -45,7 +45,10 @@ pub fn create_private_dir(path: &Path) -> Result<(), FileError> {
 pub fn write_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temporary = directory.join(format!(".{name}.{}.tmp", std::process::id()));
+    // Random, since in a container every process may have the number that a leftover carries.
+    let mut random = [0; 8];
+    let _ = aws_lc_rs::rand::fill(&mut random);
+    let temporary = directory.join(format!(".{name}.{:016x}.tmp", u64::from_ne_bytes(random)));
     let written = (|| {
         // `create_new` neither follows a symbolic link nor takes over somebody's file.
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;

@@ -28,6 +28,7 @@ pub fn run(args: &HistoryArgs, global: &Global) -> Result<Exit, ConsoleError> {
         while let Some(record) = records.message().await.map_err(failed())? {
             past.add(record)?;
         }
+        past.sort();
         Ok(past)
     })?;
     print(|out| match format {

@@ -56,6 +56,11 @@ pub struct ChangeDocument<'a> {
 }
 
 impl Past {
+    /// Oldest first: the server streams month by month and address by address, and what came late stands at its end.
+    pub fn sort(&mut self) {
+        self.changes.sort_by_key(|change| change.at);
+    }
+
     /// Takes in one record.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use std::net::IpAddr;
 pub struct PortRun {
     pub satellite: String,
     pub segment: String,
+    pub tenant: String,
     pub address: IpAddr,
     /// The name it was last scanned by; empty if it was none.
     pub target: String,
@@ -31,6 +32,7 @@ pub struct PortRun {
 pub struct PortDocument<'a> {
     satellite: &'a str,
     segment: &'a str,
+    tenant: &'a str,
     address: IpAddr,
     /// Null unless it was scanned by name.
     target: Option<&'a str>,
@@ -58,6 +60,7 @@ impl TryFrom<v1::PortRecord> for PortRun {
             last_seen: time_from_wire(wire.last_seen_at_ms)?,
             satellite: wire.satellite,
             segment: wire.segment,
+            tenant: wire.tenant,
             target: wire.target,
         })
     }
@@ -69,6 +72,7 @@ impl PortRun {
         self.ports.iter().map(|port| PortDocument {
             satellite: &self.satellite,
             segment: &self.segment,
+            tenant: &self.tenant,
             address: self.address,
             target: non_empty(&self.target),
             protocol: self.protocol.as_str(),
@@ -86,6 +90,7 @@ impl Row for PortDocument<'_> {
     const HEADER: &'static [&'static str] = &[
         "satellite",
         "segment",
+        "tenant",
         "address",
         "target",
         "protocol",
@@ -101,6 +106,7 @@ impl Row for PortDocument<'_> {
         vec![
             self.satellite.to_owned(),
             self.segment.to_owned(),
+            self.tenant.to_owned(),
             self.address.to_string(),
             self.target.unwrap_or_default().to_owned(),
             self.protocol.to_owned(),
@@ -124,6 +130,7 @@ pub mod fixture {
         PortRun {
             satellite: satellite.into(),
             segment: satellite.split('-').next().unwrap().into(),
+            tenant: "default".into(),
             address: address.parse().unwrap(),
             target: if address.ends_with(".10") { "shop.internal".into() } else { String::new() },
             protocol: Protocol::Tcp,
@@ -150,7 +157,7 @@ mod tests {
         assert_eq!(
             documents[1],
             json!({
-                "satellite": "office-1", "segment": "office", "address": "10.99.2.10", "target": "shop.internal",
+                "satellite": "office-1", "segment": "office", "tenant": "default", "address": "10.99.2.10", "target": "shop.internal",
                 "protocol": "tcp", "port": 22, "state": "open", "reason": "syn-ack",
                 "since": "2026-04-29T10:00:00Z", "last_seen": "2026-05-01T11:57:00Z", "service": "ssh",
             })

@@ -17,15 +17,18 @@ pub fn ports(text: &str) -> PortSet {
 
 /// A host with TCP runs; open ports get 412 µs.
 pub fn host(target: &str, address: &str, up: bool, runs: &[(PortState, Reason, &str)]) -> HostObservation {
-    let runs: Vec<_> = runs
-        .iter()
-        .map(|(state, reason, spec)| StateRun {
-            protocol: Protocol::Tcp,
-            state: *state,
-            reason: *reason,
-            ports: ports(spec),
-        })
-        .collect();
+    let (given, mut runs) = (runs, Vec::<StateRun>::new());
+    for (state, reason, spec) in given {
+        match runs.iter_mut().find(|run| (run.state, run.reason) == (*state, *reason)) {
+            Some(run) => run.ports = run.ports.union(&ports(spec)),
+            None => runs.push(StateRun {
+                protocol: Protocol::Tcp,
+                state: *state,
+                reason: *reason,
+                ports: ports(spec),
+            }),
+        }
+    }
     let open = runs.iter().filter(|run| run.state == PortState::Open).flat_map(|run| run.ports.iter());
     HostObservation {
         target: target.into(),

@@ -6,7 +6,7 @@
 //! the way is watched by epoll. Connections are closed with a reset (SO_LINGER 0), which leaves no TIME_WAIT on either
 //! side.
 
-use super::errors::{self, Failure};
+use super::errors::{self, Failure, IcmpError};
 use super::slots::Slots;
 use super::verdict::{Answer, Verdict};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -105,7 +105,7 @@ impl ConnectProber {
             },
         };
         match outcome {
-            Sent::Pending => match self.watch(key, flight) {
+            Sent::Pending if self.is_of(key, flight) => match self.watch(key, flight) {
                 Ok(()) => Sent::Pending,
                 Err(error) => {
                     self.connections.remove(key);
@@ -146,10 +146,13 @@ impl ConnectProber {
                 let Some(flight) = self.connections.get(key).and_then(|connection| connection.flight) else {
                     continue;
                 };
-                if let Sent::Answered(answer) = self.look(key, at) {
-                    if let Some(entry) = self.by_flight.get_mut(flight) {
-                        *entry = None;
-                    }
+                let looked = self.look(key, at);
+                if !self.is_of(key, flight)
+                    && let Some(entry) = self.by_flight.get_mut(flight)
+                {
+                    *entry = None;
+                }
+                if let Sent::Answered(answer) = looked {
                     answers.push((flight, answer));
                 }
             }
@@ -189,6 +192,11 @@ impl ConnectProber {
         }))
     }
 
+    /// Whether a connection is still that of a flight.
+    fn is_of(&self, key: usize, flight: usize) -> bool {
+        self.connections.get(key).is_some_and(|connection| connection.flight == Some(flight))
+    }
+
     /// Has epoll watch the connection, for as long as its socket lives.
     fn watch(&mut self, key: usize, flight: usize) -> io::Result<()> {
         if let Some(connection) = self.connections.get_mut(key).filter(|connection| !connection.watched) {
@@ -217,7 +225,8 @@ impl ConnectProber {
         }
     }
 
-    /// What a failed connect call comes to.
+    /// What a failed connect call comes to. A socket whose attempt is over is never asked again: that would be another
+    /// attempt.
     fn conclude(&mut self, key: usize, failure: Failure, errno: i32, at: Instant) -> Sent {
         let Some(connection) = self.connections.get(key) else { return Sent::Pending };
         let answer = match failure {
@@ -226,30 +235,31 @@ impl ConnectProber {
                 return Sent::Held { everywhere: failure == Failure::Short, errno };
             }
             Failure::Reset => return self.connected(key, at),
-            Failure::Pending | Failure::Answer(_) => match errors::take_icmp(&connection.socket) {
-                Some(icmp) => {
-                    let from_target = icmp.from == Some(connection.address);
-                    let Some(verdict) = icmp.verdict else { return Sent::Pending };
-                    match verdict {
+            Failure::Pending | Failure::GivenUp | Failure::Answer(_) => {
+                match (errors::take_icmp(&connection.socket), failure) {
+                    (Some(IcmpError { verdict: Some(verdict), from }), _) => {
+                        let from_target = from == Some(connection.address);
+                        let no_way = matches!(verdict, Verdict::HostUnreach | Verdict::NetUnreach);
                         // Without a neighbour that answers, the kernel tells itself: an ICMP error from this host.
-                        Verdict::HostUnreach | Verdict::NetUnreach
-                            if !from_target && icmp.from.is_some_and(is_own) =>
-                        {
+                        if no_way && !from_target && from.is_some_and(is_own) {
                             Answer::NoWay(verdict)
+                        } else {
+                            Answer::Icmp { verdict, from_target }
                         }
-                        _ => Answer::Icmp { verdict, from_target },
                     }
-                }
-                None => match failure {
-                    Failure::Answer(Answer::Refused { .. }) => {
+                    (None, Failure::Answer(Answer::Refused { .. })) => {
                         let answer = Answer::Refused { rtt: measured(connection.sent, at) };
                         self.retire(key);
                         return Sent::Answered(answer);
                     }
-                    Failure::Answer(answer) => answer,
-                    _ => return Sent::Pending,
-                },
-            },
+                    (None, Failure::Answer(answer)) => answer,
+                    (_, Failure::Pending) => return Sent::Pending,
+                    _ => {
+                        self.connections.remove(key);
+                        return Sent::Pending;
+                    }
+                }
+            }
         };
         self.connections.remove(key);
         Sent::Answered(answer)

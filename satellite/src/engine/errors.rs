@@ -26,6 +26,8 @@ pub(super) enum Failure {
     Pending,
     /// It is an answer.
     Answer(Answer),
+    /// The kernel gave up waiting: no answer came, and none will on this socket.
+    GivenUp,
     /// The connection was made and reset at once by the other side.
     Reset,
     /// This host is short of something for all connections.
@@ -81,8 +83,7 @@ pub(super) fn sort(error: &io::Error) -> Failure {
         Errno::EADDRNOTAVAIL | Errno::EADDRINUSE => Failure::ShortHere,
         Errno::EPERM | Errno::EACCES => Failure::Answer(Answer::Forbidden),
         Errno::EHOSTUNREACH | Errno::EHOSTDOWN => Failure::Answer(Answer::NoWay(Verdict::HostUnreach)),
-        // The kernel gave up by itself (ETIMEDOUT, ECONNABORTED): silence, which the schedule deals with.
-        Errno::ETIMEDOUT | Errno::ECONNABORTED => Failure::Pending,
+        Errno::ETIMEDOUT | Errno::ECONNABORTED => Failure::GivenUp,
         // No route (ENETUNREACH), an interface that is down, a blackhole route (EINVAL), no IPv6 (EAFNOSUPPORT), …
         _ => Failure::Answer(Answer::NoWay(Verdict::NetUnreach)),
     }

@@ -22,6 +22,9 @@ const NO_WAY: u8 = 4;
 /// Probes in flight before the first answer or timeout. The link layer looks for the host meanwhile and keeps few
 /// packets back (on Linux some 90), routers likewise: a burst would be lost and taken for loss.
 const FIRST_CONTACT: u32 = 10;
+
+/// A list of TCP ports that hosts share.
+#[derive(Debug)]
 pub(super) struct PortList {
     /// The same as a set.
     pub(super) spec: PortSpec,
@@ -39,7 +42,8 @@ impl PortList {
 }
 
 /// What an event changed beyond the host itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]pub(super) struct Change {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Change {
     /// How many ports were settled.
     pub(super) settled: u32,
     /// Of those, open ones.

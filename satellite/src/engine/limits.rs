@@ -21,7 +21,7 @@ const MIN_SHARE: usize = 16;
 const GENTLE_RATE: u32 = 200;
 
 /// Probes in flight on one gentle path.
-const GENTLE_IN_FLIGHT: u32 = 20;
+pub(super) const GENTLE_IN_FLIGHT: u32 = 20;
 
 /// How soon to look again when others hold what is needed.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -82,9 +82,11 @@ pub(super) enum Admission {
 }
 
 impl SharedLimits {
-    /// Raises the process's soft limit of descriptors to the hard one and takes what is left of it beside a reserve.
+    /// Raises the process's soft limit of descriptors to the hard one and takes what is left of it beside a reserve,
+    /// or a quarter where that is more.
     pub fn new() -> Self {
-        Self::with_budget(descriptors().saturating_sub(RESERVE))
+        let descriptors = descriptors();
+        Self::with_budget(descriptors.saturating_sub(RESERVE).max(descriptors / 4))
     }
 
     /// With so many probes in flight at most, 1 to 8,192.
@@ -139,6 +141,11 @@ impl Lease {
     pub(super) fn new(shared: Arc<SharedLimits>) -> Self {
         shared.state().sweeps += 1;
         Self { in_flight: 0, cap: shared.budget, held: HashMap::new(), shared }
+    }
+
+    /// How many probes all sweeps together may have in flight.
+    pub(super) fn budget(&self) -> usize {
+        self.shared.budget
     }
 
     /// Asks for one probe, `max_rate` being the scope's. Nothing is taken unless everything can be had.

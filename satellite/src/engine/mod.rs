@@ -35,6 +35,8 @@ mod rtt;
 mod schedule;
 mod scheduler;
 mod slots;
+#[cfg(test)]
+mod tests;
 mod verdict;
 mod window;
 
@@ -68,7 +70,7 @@ pub struct EngineContext {
 pub enum SweepEvent {
     /// A host is finished. Every finished host comes exactly once, in no particular order.
     Host(HostObservation),
-    /// How far it is; at most four times a second, left out while the receiver is busy.
+    /// How far it is; at most four times a second and once at the end, left out while the receiver is busy.
     Progress(Progress),
 }
 
@@ -130,7 +132,7 @@ pub struct SweepSummary {
     pub coverage: Vec<(AddressSet, PortSpec)>,
     /// The method that was used; never [`Method::Auto`].
     pub method: Method,
-    /// Why that method.
+    /// Why that method, such as `asked for`.
     pub method_reason: String,
 }
 
@@ -164,7 +166,7 @@ pub async fn sweep(
     cancel: CancellationToken,
 ) -> SweepSummary {
     let (method, method_reason) = match request.method.choose(&request.ports) {
-        Ok((method, reason)) => (method, format!("{method}: {reason}")),
+        Ok((method, reason)) => (method, reason.to_owned()),
         Err(error) => return SweepSummary::failed(error.to_string()),
     };
     if request.ports.is_empty() {

@@ -3,6 +3,10 @@
 
 mod hosts;
 mod review;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;
 
 use super::flights::{Flight, Flights};
 use super::host::Change;
@@ -77,6 +81,8 @@ pub(super) struct End {
 struct Active {
     sweep: super::host::HostSweep,
     lane: usize,
+    /// How many probes it may soon have in flight.
+    weight: usize,
     /// Whether it stands in its lane's queue.
     queued: bool,
 }
@@ -99,6 +105,9 @@ pub(super) struct Scheduler {
     exhausted: bool,
     max_active: usize,
     hosts: Slots<Active>,
+    /// Of all of them together. Where it fills the budget, no further host begins: those that have begun come to their
+    /// end the sooner.
+    weight: usize,
     lanes: Lanes,
     flights: Flights,
     lease: Lease,
@@ -139,6 +148,7 @@ impl Scheduler {
             gentle,
             seed,
             hosts: Slots::new(),
+            weight: 0,
             lanes: Lanes::new(),
             flights: Flights::new(),
             lease,
@@ -293,7 +303,6 @@ impl Scheduler {
     pub(super) fn put_back_finished(&mut self, host: HostObservation) {
         self.waiting.push_front(host);
     }
-
 
     pub(super) fn progress(&self) -> Progress {
         self.progress

@@ -14,7 +14,7 @@ use portolan_transport::identity::{IdentityError, KeyRequest, LeafFacts};
 use portolan_transport::tls;
 use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,8 @@ use tonic::{Code, Status, Streaming};
 
 /// Messages that may wait for the connection.
 const OUTBOUND: usize = 64;
+/// A connection that stood this long was a good one: the next failure is the first again.
+const STOOD: Duration = Duration::from_secs(30);
 /// How long the server may take to say welcome.
 const WELCOME: Duration = Duration::from_secs(15);
 
@@ -90,12 +92,13 @@ impl Uplink {
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), UplinkError> {
         let mut backoff = Backoff::default();
         loop {
-            let mut stood = false;
+            let began = Instant::now();
             let end = tokio::select! {
-                end = self.connect(&mut stood) => end,
+                end = self.connect() => end,
                 () = shutdown.cancelled() => End::Shutdown,
             };
-            if stood {
+            // A server that says welcome and then fails is one that fails.
+            if began.elapsed() > STOOD {
                 backoff.reset();
             }
             let (refused, why) = match end {
@@ -123,13 +126,13 @@ impl Uplink {
         }
     }
 
-    async fn connect(&mut self, stood: &mut bool) -> End {
-        match self.converse(stood).await {
+    async fn connect(&mut self) -> End {
+        match self.converse().await {
             Ok(end) | Err(end) => end,
         }
     }
 
-    async fn converse(&mut self, stood: &mut bool) -> Result<End, End> {
+    async fn converse(&mut self) -> Result<End, End> {
         let identity = self.data.identity()?;
         let facts = identity.facts().map_err(|error| End::Local(error.to_string()))?;
         if facts.not_after < Timestamp::now() {
@@ -162,9 +165,9 @@ impl Uplink {
             return Err(End::Broken("the server did not say welcome".into()));
         };
         self.outbox.rewind(welcome.acked_sequence);
-        *stood = true;
         tracing::info!(server_version = %welcome.version, "connected");
-        self.serve(&up, &mut down, &facts).await
+        let clock_offset_ms = welcome.clock_at_ms.saturating_sub(Timestamp::now().as_millisecond());
+        self.serve(&up, &mut down, Renewal::new(&facts, clock_offset_ms)).await
     }
 
     fn hello(&self) -> v1::Hello {
@@ -187,12 +190,11 @@ impl Uplink {
         &mut self,
         up: &mpsc::Sender<v1::UplinkUp>,
         down: &mut Streaming<v1::UplinkDown>,
-        facts: &LeafFacts,
+        mut renewal: Renewal,
     ) -> Result<End, End> {
         let gone = |_| End::Broken("it was closed".into());
         let mut heartbeat = tokio::time::interval(self.assignment.heartbeat());
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut renewal = Renewal::new(facts);
         loop {
             tokio::select! {
                 received = down.message() => match received.map_err(|status| refusal(&status))? {
@@ -205,19 +207,24 @@ impl Uplink {
                     Some(v1::UplinkDown { message: None }) => {}
                     None => return Ok(End::Goodbye),
                 },
-                record = self.outbox.next() => up.send(message(Up::Record(record))).await.map_err(gone)?,
-                Some(progress) = self.progress.recv() => {
-                    up.send(message(Up::Progress(progress))).await.map_err(gone)?;
-                }
+                // Room first: while the link is full nothing is taken out, and what the server says is still read.
+                sent = async {
+                    let room = up.reserve().await.map_err(gone)?;
+                    room.send(message(Up::Record(self.outbox.next().await)));
+                    Ok::<_, End>(())
+                } => sent?,
+                // Progress that the link has no room for is lost.
+                Some(progress) = self.progress.recv() => drop(up.try_send(message(Up::Progress(progress)))),
                 _ = heartbeat.tick() => {
                     let beat = v1::Heartbeat {
                         clock_at_ms: Timestamp::now().as_millisecond(),
                         assignment_revision: self.assignment.revision,
                         spool_depth: self.outbox.depth(),
                     };
-                    up.send(message(Up::Heartbeat(beat))).await.map_err(gone)?;
+                    // Where there is no room, records are on their way and say as much.
+                    let _ = up.try_send(message(Up::Heartbeat(beat)));
                     if let Some(request) = renewal.request(Timestamp::now()) {
-                        up.send(message(Up::Renewal(request))).await.map_err(gone)?;
+                        let _ = up.try_send(message(Up::Renewal(request)));
                     }
                     // The old certificate still holds; the new one is taken up when nothing is interrupted by it.
                     if renewal.done && self.scans.running().is_empty() && self.outbox.depth() == 0 {
@@ -272,6 +279,7 @@ fn refusal(status: &Status) -> End {
 
 /// The certificate's renewal, from two thirds of its life on, always with a new key.
 struct Renewal {
+    /// By this machine's clock.
     due: Timestamp,
     pending: Option<KeyRequest>,
     done: bool,
@@ -281,9 +289,13 @@ struct Renewal {
 const RETRY: SignedDuration = SignedDuration::from_mins(1);
 
 impl Renewal {
-    fn new(facts: &LeafFacts) -> Self {
+    /// `clock_offset_ms` is how far the server's clock is ahead of this machine's: the dates in a certificate are the
+    /// server's, and a clock that is weeks ahead must not mean a renewal every few seconds.
+    fn new(facts: &LeafFacts, clock_offset_ms: i64) -> Self {
         let life = facts.not_before.duration_until(facts.not_after);
-        Self { due: facts.not_before + life * 2 / 3, pending: None, done: false }
+        let due = facts.not_before.saturating_add(life * 2 / 3).unwrap_or(facts.not_after);
+        let due = due.saturating_sub(SignedDuration::from_millis(clock_offset_ms)).unwrap_or(due);
+        Self { due, pending: None, done: false }
     }
 
     fn request(&mut self, now: Timestamp) -> Option<v1::RenewalRequest> {

@@ -38,6 +38,7 @@ pub(super) fn ports(
                 send(v1::PortRecord {
                     satellite: satellite.name,
                     segment: satellite.segment,
+                    tenant: satellite.tenant,
                     address: address_to_wire(row.address),
                     target: row.target,
                     protocol: v1::Protocol::from(row.protocol).into(),

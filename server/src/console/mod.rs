@@ -65,6 +65,7 @@ impl From<RegistryError> for Status {
             RegistryError::Name(_) | RegistryError::TokenLife => Self::invalid_argument(words),
             RegistryError::Active(_) => Self::failed_precondition(words),
             RegistryError::Store(error) => error.into(),
+            RegistryError::NotKept(_) => Self::internal(words),
         }
     }
 }

@@ -65,8 +65,9 @@ pub(super) async fn revoke(
     operator: &str,
     name: &str,
 ) -> Result<v1::RevokeSatelliteResponse, Status> {
-    let id = service.registry.revoke(name, Timestamp::now()).await?;
-    let was_online = service.hub.end(id, v1::goodbye::Reason::Revoked);
+    let mut was_online = false;
+    let end = |id| was_online = service.hub.end(id, v1::goodbye::Reason::Revoked);
+    service.registry.revoke(name, Timestamp::now(), end).await?;
     tracing::info!(operator, satellite = name, was_online, "satellite revoked");
     Ok(v1::RevokeSatelliteResponse { was_online })
 }

@@ -11,9 +11,9 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use rustls::pki_types::CertificateDer;
+use jiff::Timestamp;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,9 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 
+/// How long the streams of somebody who was just revoked have to say goodbye.
+const REVOKED_GRACE: Duration = Duration::from_millis(500);
+
 /// Time limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -45,9 +48,6 @@ impl Default for Limits {
     }
 }
 
-/// Turns the chain that TLS verified, if there was one, into an identity.
-pub type Identify = Arc<dyn Fn(Option<&[CertificateDer<'_>]>) -> PeerIdentity + Send + Sync>;
-
 /// The routers of each kind of peer; what a kind may not name is not in its router.
 #[derive(Clone)]
 pub struct Services {
@@ -57,8 +57,6 @@ pub struct Services {
     pub satellite: Router,
     /// Console, metrics and health.
     pub operator: Router,
-    /// Turns a verified chain into an identity.
-    pub identify: Identify,
     /// `/metrics` without a certificate.
     pub public_metrics: bool,
 }
@@ -66,7 +64,7 @@ pub struct Services {
 pub(super) async fn serve(
     stream: TcpStream,
     address: SocketAddr,
-    ticket: Ticket,
+    ticket: Ticket<IpAddr>,
     shared: Arc<Shared>,
     shutdown: CancellationToken,
 ) {
@@ -89,7 +87,8 @@ pub(super) async fn serve(
         },
         () = shutdown.cancelled() => return,
     };
-    let identity = (shared.services.identify)(tls.get_ref().1.peer_certificates());
+    let mut revocations = shared.identifier.revocations();
+    let identity = shared.identifier.identify(tls.get_ref().1.peer_certificates());
     let router = match &identity {
         PeerIdentity::Satellite { .. } => shared.services.satellite.clone(),
         PeerIdentity::Operator { .. } => shared.services.operator.clone(),
@@ -99,14 +98,29 @@ pub(super) async fn serve(
             shared.services.anonymous.clone()
         }
     };
-    let authenticated = matches!(identity, PeerIdentity::Satellite { .. } | PeerIdentity::Operator { .. });
-    // Who proved an identity gives its place back; the others keep theirs while they are here.
-    let ticket = (!authenticated).then_some(ticket);
-    let peer = Peer { address, identity };
-    let public_metrics = shared.services.public_metrics;
-    let service = service_fn(move |request: Request<Incoming>| {
-        let (peer, router) = (peer.clone(), router.clone());
-        async move { Ok::<_, Infallible>(answer(peer, router, request, public_metrics).await) }
+    // Who proved an identity gives the place of a stranger back and takes one of its own.
+    let (_stranger, _holder) = match identity.holder() {
+        None => (Some(ticket), None),
+        Some(holder) => match shared.holders.admit(holder) {
+            Some(place) => (None, Some(place)),
+            None => {
+                shared.metrics.connections_refused.inc();
+                tracing::warn!(%address, %holder, "too many connections with one certificate");
+                return;
+            }
+        },
+    };
+    let mut deadline = pin!(tokio::time::sleep(match identity.not_after() {
+        Some(not_after) => until(not_after),
+        None => shared.limits.anonymous,
+    }));
+    let peer = Peer { address, identity: identity.clone() };
+    let service = service_fn({
+        let shared = shared.clone();
+        move |request: Request<Incoming>| {
+            let (peer, router, shared) = (peer.clone(), router.clone(), shared.clone());
+            async move { Ok::<_, Infallible>(answer(peer, router, request, &shared).await) }
+        }
     });
 
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -123,8 +137,6 @@ pub(super) async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_BYTES);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(tls), TowerToHyperService::new(service)));
-    let limit = if authenticated { Duration::MAX } else { shared.limits.anonymous };
-    let mut deadline = pin!(tokio::time::sleep(limit.min(Duration::from_secs(u32::MAX.into()))));
     let mut closing = false;
     loop {
         tokio::select! {
@@ -132,29 +144,46 @@ pub(super) async fn serve(
                 if let Err(error) = result {
                     tracing::debug!(%address, error = %error, "connection ended");
                 }
-                break;
+                return;
             }
             () = shutdown.cancelled(), if !closing => {
                 closing = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = deadline.as_mut() => break,
+            Ok(()) = revocations.changed(), if !closing => {
+                if shared.identifier.lapse(&identity, Timestamp::now()).is_some() {
+                    closing = true;
+                    connection.as_mut().graceful_shutdown();
+                    // Its streams say goodbye; then the connection goes, whether it wants to or not.
+                    deadline.as_mut().reset(tokio::time::Instant::now() + REVOKED_GRACE);
+                }
+            }
+            () = deadline.as_mut() => return,
         }
     }
-    drop(ticket);
+}
+
+/// The time left, within what a timer can wait for.
+fn until(at: Timestamp) -> Duration {
+    let left = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
+    left.min(Duration::from_secs(u32::MAX.into()))
 }
 
 async fn answer(
     peer: Peer,
     router: Router,
     mut request: Request<Incoming>,
-    public_metrics: bool,
+    shared: &Shared,
 ) -> Response<Body> {
     let is_grpc = request
         .headers()
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    if let Err(denied) = authorize(&peer.identity, &request, public_metrics) {
+    let allowed = match shared.identifier.lapse(&peer.identity, Timestamp::now()) {
+        Some(why) => Err(Denied::Refused(why)),
+        None => authorize(&peer.identity, &request, shared.services.public_metrics),
+    };
+    if let Err(denied) = allowed {
         tracing::debug!(address = %peer.address, path = request.uri().path(), ?denied, "denied");
         return deny(denied, is_grpc);
     }

@@ -4,21 +4,27 @@ mod admission;
 mod connection;
 mod tls;
 
-pub use admission::Admission;
+pub use admission::{Admission, share_of};
 pub use connection::{Limits, Services};
 pub use tls::server_config;
 
 use crate::metrics::Metrics;
+use crate::peer::Identifier;
 use rustls::ServerConfig;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 /// How long to wait for descriptors to come free before accepting again.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long to wait after any other failure to accept.
+const ERROR_PAUSE: Duration = Duration::from_millis(5);
 
 /// What every connection shares.
 pub struct Shared {
@@ -27,7 +33,11 @@ pub struct Shared {
     /// What is served to whom.
     pub services: Services,
     /// Unauthenticated connections by address.
-    pub admission: Arc<Admission>,
+    pub admission: Arc<Admission<IpAddr>>,
+    /// Authenticated ones by certificate holder: one that was taken over must not take every descriptor.
+    pub holders: Arc<Admission<Uuid>>,
+    /// Turns certificates into identities.
+    pub identifier: Identifier,
     /// Time limits.
     pub limits: Limits,
     /// Counters.
@@ -50,7 +60,7 @@ pub async fn accept(
             Ok((stream, address)) => {
                 shared.metrics.connections.inc();
                 // Over the cap the connection is closed at once, before it costs a handshake.
-                let Some(ticket) = shared.admission.admit(address.ip()) else {
+                let Some(ticket) = shared.admission.admit(share_of(address.ip())) else {
                     shared.metrics.connections_refused.inc();
                     close_now(stream);
                     continue;
@@ -62,8 +72,11 @@ pub async fn accept(
                 shared.metrics.accept_pauses.inc();
                 tokio::time::sleep(EXHAUSTED_PAUSE).await;
             }
-            // The peer went away between its SYN and our accept.
-            Err(error) => tracing::debug!(%error, "accept"),
+            Err(error) => {
+                // The peer went away between its SYN and our accept; whatever else it is must not spin.
+                tracing::debug!(%error, "accept");
+                tokio::time::sleep(ERROR_PAUSE).await;
+            }
         }
     }
 }

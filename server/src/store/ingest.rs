@@ -6,7 +6,7 @@ use super::keys;
 use super::merge::{KnownRun, merge};
 use super::record::{MAX_VALUE_BYTES, decode, encode};
 use super::sweeps::SweepRecord;
-use super::{Store, StoreError, Trees};
+use super::{MAX_AHEAD, Store, StoreError, Trees};
 use jiff::Timestamp;
 use portolan_common::ids::{Epoch, SatelliteId, ScanId};
 use portolan_common::observation::{HostObservation, Protocol};
@@ -104,6 +104,13 @@ pub(super) struct NameRecord {
     pub addresses: Vec<Vec<u8>>,
 }
 
+impl IngestBatch {
+    /// Times beyond this are cut: no clock runs so far ahead.
+    fn latest(&self) -> Timestamp {
+        self.received_at.saturating_add(MAX_AHEAD).unwrap_or(Timestamp::MAX)
+    }
+}
+
 impl Store {
     /// Commits what is new of a batch.
     ///
@@ -124,12 +131,17 @@ fn commit(trees: &Trees, batch: &IngestBatch) -> Result<IngestOutcome, StoreErro
     let mut pending =
         Pending { trees, batch, hosts: BTreeMap::new(), log: sled::Batch::default(), changes: 0 };
     let mut outcome = IngestOutcome { acked: cursor, ..IngestOutcome::default() };
-    for item in batch.items.iter().filter(|item| item.sequence > cursor) {
+    for item in &batch.items {
+        // Numbers that do not ascend are a satellite's mistake or worse; they count once all the same.
+        if item.sequence <= outcome.acked {
+            continue;
+        }
         outcome.gap += item.sequence - outcome.acked - 1;
         outcome.acked = item.sequence;
         outcome.counted.push(item.sequence);
         for host in &item.hosts {
-            pending.observe(item, host)?;
+            let at = host.observed_at.min(batch.latest());
+            pending.observe(item, host, at)?;
         }
         if let Some(end) = &item.end {
             pending.end_sweep(end)?;
@@ -142,6 +154,14 @@ fn commit(trees: &Trees, batch: &IngestBatch) -> Result<IngestOutcome, StoreErro
     let (mut state, log) = pending.finish()?;
     let cursor = CursorRecord { sequence: outcome.acked, moved_at_ms: batch.received_at.as_millisecond() };
     state.insert(keys::cursor(batch.satellite, batch.epoch), encode(&cursor));
+    // Earlier epochs ended with the processes that numbered them.
+    let current = keys::cursor(batch.satellite, batch.epoch);
+    for key in trees.state.scan_prefix(keys::cursors_of(batch.satellite)).keys() {
+        let key = key?;
+        if key != current {
+            state.remove(key);
+        }
+    }
     let log_tree = trees.log_of(batch.received_at)?;
     (&trees.state, &log_tree)
         .transaction(|(state_tree, log_tree)| {
@@ -174,7 +194,12 @@ struct Host {
 }
 
 impl Pending<'_> {
-    fn observe(&mut self, item: &IngestItem, host: &HostObservation) -> Result<(), StoreError> {
+    fn observe(
+        &mut self,
+        item: &IngestItem,
+        host: &HostObservation,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
         let mut entries = Vec::new();
         for protocol in Protocol::ALL.iter().copied() {
             let mut seen = host.runs.iter().filter(|run| run.protocol == protocol).peekable();
@@ -182,15 +207,14 @@ impl Pending<'_> {
                 continue;
             }
             let known = self.host(host.address, protocol)?;
-            let (runs, changes) = merge(&known.state.runs, seen, host.observed_at);
+            let (runs, changes) = merge(&known.state.runs, seen, at);
             let first = known.state.runs.is_empty();
             if first {
-                known.state.first_seen = host.observed_at;
+                known.state.first_seen = at;
             }
             if first || runs != known.state.runs || known.state.target != host.target {
                 known.state.runs = runs;
                 known.state.target.clone_from(&host.target);
-                known.state.written_at = host.observed_at;
                 known.changed = true;
             }
             entries.extend(changes.into_iter().map(|change| (protocol, change)));
@@ -200,7 +224,7 @@ impl Pending<'_> {
             let key = keys::change(
                 &self.batch.tenant,
                 host.address,
-                host.observed_at,
+                at,
                 self.batch.satellite,
                 item.sequence,
                 u16::try_from(chunk).unwrap_or(u16::MAX),
@@ -223,9 +247,11 @@ impl Pending<'_> {
     }
 
     fn end_sweep(&mut self, sweep: &SweepEnd) -> Result<(), StoreError> {
-        let finished = convert::time_from_wire(sweep.end.finished_at_ms).unwrap_or(self.batch.received_at);
+        let finished = convert::time_from_wire(sweep.end.finished_at_ms)
+            .unwrap_or(self.batch.received_at)
+            .min(self.batch.latest());
         let key = keys::sweep(&self.batch.tenant, self.batch.satellite, finished, sweep.scan);
-        for (chunk, record) in SweepRecord::from_end(&sweep.end).into_iter().enumerate() {
+        for (chunk, record) in SweepRecord::from_end(&sweep.end, finished).into_iter().enumerate() {
             let mut key = key.clone();
             key.extend(u16::try_from(chunk).unwrap_or(u16::MAX).to_be_bytes());
             self.log.insert(key, encode(&record));

@@ -22,8 +22,6 @@ const RANGES_PER_PART: usize = (MAX_VALUE_BYTES - 1024) / 6;
 pub(super) struct HostState {
     pub target: String,
     pub first_seen: Timestamp,
-    /// The observation that last changed the record: the state was seen then, and by every sweep since that covers it.
-    pub written_at: Timestamp,
     pub runs: Vec<KnownRun>,
 }
 
@@ -33,9 +31,7 @@ struct HostPart {
     target: String,
     #[prost(int64, tag = "2")]
     first_seen_ms: i64,
-    #[prost(int64, tag = "3")]
-    written_at_ms: i64,
-    #[prost(message, repeated, tag = "4")]
+    #[prost(message, repeated, tag = "3")]
     runs: Vec<RunRecord>,
 }
 
@@ -60,12 +56,7 @@ impl From<WireError> for StoreError {
 impl HostState {
     /// Nothing known yet.
     fn unknown() -> Self {
-        Self {
-            target: String::new(),
-            first_seen: Timestamp::UNIX_EPOCH,
-            written_at: Timestamp::UNIX_EPOCH,
-            runs: Vec::new(),
-        }
+        Self { target: String::new(), first_seen: Timestamp::UNIX_EPOCH, runs: Vec::new() }
     }
 
     /// Reads all parts of a host; also says how many there are.
@@ -82,7 +73,6 @@ impl HostState {
     fn add_part(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let part: HostPart = decode(bytes)?;
         self.first_seen = convert::time_from_wire(part.first_seen_ms)?;
-        self.written_at = convert::time_from_wire(part.written_at_ms)?;
         self.target = part.target;
         for run in &part.runs {
             let known = KnownRun {
@@ -117,7 +107,6 @@ pub(super) fn write_parts(batch: &mut sled::Batch, prefix: &[u8], state: &HostSt
     let part = |runs| HostPart {
         target: state.target.clone(),
         first_seen_ms: state.first_seen.as_millisecond(),
-        written_at_ms: state.written_at.as_millisecond(),
         runs,
     };
     let mut parts: Vec<Vec<RunRecord>> = vec![Vec::new()];
@@ -176,7 +165,7 @@ pub struct InventoryRow {
     pub ports: PortSet,
     /// When they took this state, as far as was seen.
     pub since: Timestamp,
-    /// The last sweep that confirmed it.
+    /// The last sweep that covered all of them; when they took the state, until there is one.
     pub last_seen: Timestamp,
 }
 
@@ -256,7 +245,7 @@ fn emit(
             vec![run.ports.clone()]
         };
         for ports in pieces {
-            let confirmed = sweeps.last_covering(satellite, address, protocol, &ports, state.written_at)?;
+            let confirmed = sweeps.last_covering(satellite, address, protocol, &ports, run.since)?;
             let row = InventoryRow {
                 satellite,
                 address,
@@ -266,7 +255,7 @@ fn emit(
                 reason: run.reason,
                 ports,
                 since: run.since,
-                last_seen: confirmed.unwrap_or(state.written_at),
+                last_seen: confirmed.unwrap_or(run.since),
             };
             if each(row).is_break() {
                 return Ok(ControlFlow::Break(()));

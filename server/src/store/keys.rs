@@ -35,6 +35,11 @@ pub(super) fn cursor(satellite: SatelliteId, epoch: Epoch) -> Vec<u8> {
     [&[CURSOR], satellite.as_bytes().as_slice(), epoch.as_bytes()].concat()
 }
 
+/// The cursors of every epoch of a satellite.
+pub(super) fn cursors_of(satellite: SatelliteId) -> Vec<u8> {
+    [&[CURSOR], satellite.as_bytes().as_slice()].concat()
+}
+
 /// Everything of a tenant under `tag`.
 pub(super) fn tenant(tag: u8, tenant: &str) -> Vec<u8> {
     let mut key = vec![tag];

@@ -5,6 +5,10 @@ use jiff::Timestamp;
 use portolan_common::observation::{PortState, Reason, StateRun};
 use portolan_common::ports::PortSet;
 
+/// A host whose ports took their states at more different times than this loses the times, not the states: otherwise
+/// a satellite that reports port after port could make every merge slower than the last.
+const MAX_RUNS: usize = 256;
+
 /// Ports of one (host, satellite, protocol) that took the same state for the same reason at the same time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KnownRun {
@@ -61,8 +65,26 @@ pub(super) fn merge<'a>(
             add(&mut next, KnownRun { ports: kept, ..old.clone() });
         }
     }
+    if next.len() > MAX_RUNS {
+        next = fold(next);
+    }
     next.sort_by_key(|run| run.ports.ranges().next().map(|range| *range.start()));
     (next, changes)
+}
+
+/// Forgets when each port took its state, but for the earliest time of all ports in that state.
+fn fold(runs: Vec<KnownRun>) -> Vec<KnownRun> {
+    let mut folded: Vec<KnownRun> = Vec::new();
+    for run in runs {
+        match folded.iter_mut().find(|r| (r.state, r.reason) == (run.state, run.reason)) {
+            Some(same) => {
+                same.since = same.since.min(run.since);
+                same.ports = same.ports.union(&run.ports);
+            }
+            None => folded.push(run),
+        }
+    }
+    folded
 }
 
 fn add(runs: &mut Vec<KnownRun>, run: KnownRun) {
@@ -119,6 +141,16 @@ mod tests {
         assert_eq!(changes[0].ports, PortSet::single(80));
         assert_eq!(next[0].since, at(1));
         assert_eq!(next[1].since, at(2));
+    }
+
+    #[test]
+    fn a_host_reported_port_by_port_stays_small() {
+        let mut known = Vec::new();
+        for port in 0..2000 {
+            (known, _) = merge(&known, &[run(PortState::Closed, [port])], at(i64::from(port)));
+            assert!(known.len() <= MAX_RUNS);
+        }
+        assert_eq!(known.iter().map(|run| run.ports.len()).sum::<usize>(), 2000);
     }
 
     proptest! {

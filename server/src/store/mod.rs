@@ -23,7 +23,7 @@ pub use inventory::{InventoryQuery, InventoryRow};
 pub use registry::{SatelliteRecord, TokenRecord};
 
 use crate::pki::authority::sha256;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use portolan_common::ids::{Epoch, SatelliteId};
 use record::RecordError;
 use rescue::Rescue;
@@ -33,6 +33,8 @@ use writer::Writer;
 
 /// The on-disk format; a server reads its own and refuses later ones.
 const SCHEMA: u32 = 1;
+/// How far a satellite's clock may run ahead before its times are cut.
+const MAX_AHEAD: SignedDuration = SignedDuration::from_hours(24);
 /// Page cache; the working set is the current state of the hosts being swept.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
@@ -130,18 +132,19 @@ impl Store {
         }
         remove_unfinished_snapshots(path)?;
         let rescue = Rescue::take(path)?;
-        let trees = match (Trees::open_checked(path), rescue) {
-            (Ok(trees), rescue) => {
+        let trees = match Trees::open_checked(path) {
+            Ok(trees) => {
                 rescue.into_iter().for_each(Rescue::discard);
                 trees
             }
-            (Err(StoreError::Damaged { path, reason, .. }), rescue) => {
-                let untouched = rescue.is_some_and(Rescue::restore);
-                return Err(StoreError::Damaged { path, reason, untouched });
-            }
-            (Err(error), rescue) => {
-                rescue.into_iter().for_each(Rescue::discard);
-                return Err(error);
+            Err(error) => {
+                let untouched = rescue.is_some_and(|rescue| rescue.restore().is_ok());
+                return Err(match error {
+                    StoreError::Damaged { path, reason, .. } => {
+                        StoreError::Damaged { path, reason, untouched }
+                    }
+                    other => other,
+                });
             }
         };
         let writer = Writer::start(trees.clone(), path.to_owned())?;
@@ -158,12 +161,13 @@ impl Store {
         self.writer.is_alive()
     }
 
-    /// The highest sequence of a satellite's epoch that is committed; 0 when there is none.
+    /// The highest sequence of a satellite's epoch that is durable; 0 when there is none. It goes through the writer:
+    /// what is applied and not yet flushed must not be called acked.
     ///
     /// # Errors
-    /// When the record cannot be read.
-    pub fn acked_sequence(&self, satellite: SatelliteId, epoch: Epoch) -> Result<u64, StoreError> {
-        ingest::read_cursor(&self.trees, satellite, epoch)
+    /// When the record cannot be read, or the store takes no writes any more.
+    pub async fn acked_sequence(&self, satellite: SatelliteId, epoch: Epoch) -> Result<u64, StoreError> {
+        self.writer.write(move |trees| ingest::read_cursor(trees, satellite, epoch)).await
     }
 
     /// The key under which a token's secret is found: the secret itself is not stored.
@@ -177,8 +181,14 @@ fn damaged(path: &Path, reason: impl Into<String>) -> StoreError {
 }
 
 impl Trees {
-    /// Opens what [`Store::create`] made: the format record must be there.
+    /// Opens what [`Store::create`] made: the format record must be there. sled panics on some kinds of damage; that
+    /// must be a message, not a crash.
     fn open_checked(path: &Path) -> Result<Self, StoreError> {
+        catch_unwind(AssertUnwindSafe(|| Self::read_format(path)))
+            .unwrap_or_else(|_| Err(damaged(path, "the engine gave up while reading it")))
+    }
+
+    fn read_format(path: &Path) -> Result<Self, StoreError> {
         let trees = Self::open(path)?;
         let schema =
             trees.state.get(keys::SCHEMA)?.ok_or_else(|| damaged(path, "its format record is gone"))?;
@@ -194,18 +204,14 @@ impl Trees {
             .cache_capacity(CACHE_BYTES)
             // The writer flushes before every answer; a second rhythm would only cost.
             .flush_every_ms(None);
-        // sled panics on some kinds of damage; that must be a message, not a crash.
-        let opened = catch_unwind(AssertUnwindSafe(|| {
-            let db = config.open()?;
+        let opened = config.open().and_then(|db| {
             let state = db.open_tree("state")?;
-            Ok::<_, sled::Error>(Self { db, state })
-        }));
-        match opened {
-            Ok(Ok(trees)) => Ok(trees),
-            Ok(Err(sled::Error::Io(source))) => Err(StoreError::Directory { path: path.to_owned(), source }),
-            Ok(Err(error)) => Err(damaged(path, error.to_string())),
-            Err(_) => Err(damaged(path, "the engine gave up while reading it")),
-        }
+            Ok(Self { db, state })
+        });
+        opened.map_err(|error| match error {
+            sled::Error::Io(source) => StoreError::Directory { path: path.to_owned(), source },
+            error => damaged(path, error.to_string()),
+        })
     }
 
     /// The tree of the month in which something was committed.
@@ -213,9 +219,10 @@ impl Trees {
         Ok(self.db.open_tree(keys::log_tree(at))?)
     }
 
-    /// The log trees that exist, oldest first, from the month of `since` on.
+    /// The log trees that may hold what satellites saw since then, oldest first. Trees are chosen by the server's
+    /// clock, and a satellite's may run ahead.
     fn logs_since(&self, since: Timestamp) -> Result<Vec<sled::Tree>, StoreError> {
-        let first = keys::log_tree(since);
+        let first = keys::log_tree(since.saturating_sub(MAX_AHEAD * 2).unwrap_or(Timestamp::UNIX_EPOCH));
         let mut names: Vec<sled::IVec> =
             self.db.tree_names().into_iter().filter(|name| keys::is_log_tree(name)).collect();
         names.sort();

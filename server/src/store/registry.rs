@@ -55,6 +55,9 @@ pub struct SatelliteRecord {
     /// The token that may enrol it: adding a pending satellite again makes the earlier token void.
     #[prost(bytes = "vec", tag = "16")]
     pub token_hash: Vec<u8>,
+    /// When its newest certificate was issued, milliseconds.
+    #[prost(int64, tag = "17")]
+    pub issued_at_ms: i64,
 }
 
 /// A join token, found by the hash of its secret.

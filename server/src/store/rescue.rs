@@ -2,77 +2,127 @@
 //! could still save would be gone.
 
 use super::StoreError;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// Beyond this a copy would hold up every start; such a store has backups.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// A finished copy. It stands only while a start is under way, so one that is found was left by a start that died.
+const COPY: &str = ".before-open";
+/// A copy in the making.
+const UNFINISHED: &str = ".before-open.tmp";
 
 /// The copy; removed by [`Rescue::discard`], put back by [`Rescue::restore`].
 pub(super) struct Rescue {
     store: PathBuf,
-    copy: PathBuf,
 }
 
 impl Rescue {
-    /// Copies the files, unless they are too large. A copy that a killed start left behind was never needed.
+    /// Copies the files, unless they are too large. A finished copy of an earlier start is put back first: that start
+    /// died while sled was at work on the files.
     pub(super) fn take(store: &Path) -> Result<Option<Self>, StoreError> {
-        let rescue = Self { store: store.to_owned(), copy: store.join(".before-open") };
-        rescue.copy_files().map_err(|source| StoreError::Directory { path: store.to_owned(), source })
+        let rescue = Self { store: store.to_owned() };
+        let failed = |source| StoreError::Directory { path: store.to_owned(), source };
+        if rescue.copy().exists() {
+            tracing::warn!(path = %store.display(), "an earlier start died while it opened the store; its files are put back");
+            rescue.put_back().map_err(failed)?;
+            return Ok(Some(rescue));
+        }
+        let copied = rescue.copy_files().map_err(failed)?;
+        Ok(copied.then_some(rescue))
     }
 
-    fn copy_files(self) -> io::Result<Option<Self>> {
+    fn copy(&self) -> PathBuf {
+        self.store.join(COPY)
+    }
+
+    fn copy_files(&self) -> io::Result<bool> {
+        let unfinished = self.store.join(UNFINISHED);
+        if unfinished.exists() {
+            fs::remove_dir_all(&unfinished)?;
+        }
         let files = files_of(&self.store)?;
         let mut total = 0;
         for file in &files {
             total += file.metadata()?.len();
         }
-        if self.copy.exists() {
-            std::fs::remove_dir_all(&self.copy)?;
-        }
         if total > MAX_BYTES {
-            return Ok(None);
+            return Ok(false);
         }
-        std::fs::create_dir(&self.copy)?;
-        for file in files {
-            if let Some(name) = file.file_name() {
-                std::fs::copy(&file, self.copy.join(name))?;
-            }
-        }
-        Ok(Some(self))
+        fs::create_dir(&unfinished)?;
+        copy_all(&files, &unfinished)?;
+        fs::rename(&unfinished, self.copy())?;
+        File::open(&self.store)?.sync_all()?;
+        Ok(true)
     }
 
     /// The store opened.
     pub(super) fn discard(self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.copy) {
-            tracing::warn!(%error, path = %self.copy.display(), "cannot remove a copy that is no longer needed");
+        // Away with the name first: half a copy must never be found under it.
+        let gone = fs::rename(self.copy(), self.store.join(UNFINISHED))
+            .and_then(|()| fs::remove_dir_all(self.store.join(UNFINISHED)));
+        if let Err(error) = gone {
+            tracing::warn!(%error, path = %self.copy().display(), "cannot remove a copy that is no longer needed");
         }
     }
 
-    /// The store did not open: everything as it was. Says whether that worked.
-    pub(super) fn restore(self) -> bool {
-        let put_back = || {
-            for file in files_of(&self.store)? {
-                std::fs::remove_file(file)?;
-            }
-            for file in files_of(&self.copy)? {
-                if let Some(name) = file.file_name() {
-                    std::fs::rename(&file, self.store.join(name))?;
-                }
-            }
-            std::fs::remove_dir_all(&self.copy)
-        };
-        put_back().is_ok()
+    /// The store did not open: everything as it was.
+    pub(super) fn restore(self) -> io::Result<()> {
+        self.put_back()?;
+        self.discard();
+        Ok(())
     }
+
+    /// The copy stays until it is discarded, so that dying here loses nothing.
+    fn put_back(&self) -> io::Result<()> {
+        let kept = files_of(&self.copy())?;
+        copy_all(&kept, &self.store)?;
+        for file in files_of(&self.store)? {
+            if !kept.iter().any(|known| known.file_name() == file.file_name()) {
+                fs::remove_file(file)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn copy_all(files: &[PathBuf], to: &Path) -> io::Result<()> {
+    for file in files {
+        if let Some(name) = file.file_name() {
+            fs::copy(file, to.join(name))?;
+            File::open(to.join(name))?.sync_all()?;
+        }
+    }
+    File::open(to)?.sync_all()
 }
 
 fn files_of(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
+    for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_type()?.is_file() {
             files.push(entry.path());
         }
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_that_died_half_way_is_undone_by_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("db"), "good").unwrap();
+        assert!(Rescue::take(dir.path()).unwrap().is_some());
+        fs::write(dir.path().join("db"), "mangled").unwrap();
+        fs::write(dir.path().join("snap.1"), "new").unwrap();
+        let again = Rescue::take(dir.path()).unwrap().unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("db")).unwrap(), "good");
+        assert!(!dir.path().join("snap.1").exists());
+        again.discard();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
 }

@@ -1,6 +1,7 @@
 //! Sweep records: one small record that proves what an unchanged sweep covered.
 
-use super::record::decode;
+use super::inventory::split;
+use super::record::{RecordError, decode};
 use super::{StoreError, Trees, keys};
 use jiff::Timestamp;
 use portolan_common::addresses::AddressSet;
@@ -12,8 +13,9 @@ use portolan_proto::v1;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-/// Address ranges in one record; an IPv6 range has at most 80 bytes.
-const RANGES_PER_RECORD: usize = 80;
+/// Address ranges in one record; an IPv6 range has at most 80 bytes. Ports take at most 7 KB beside them only when
+/// the ranges are few, so both are kept well below the largest value.
+const RANGES_PER_RECORD: usize = 12;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct SweepRecord {
@@ -25,47 +27,60 @@ pub(super) struct SweepRecord {
     pub outcome: i32,
     #[prost(string, repeated, tag = "4")]
     pub addresses: Vec<String>,
-    #[prost(string, tag = "5")]
-    pub ports: String,
-    #[prost(uint64, tag = "6")]
-    pub hosts_up: u64,
+    #[prost(message, optional, tag = "5")]
+    pub tcp: Option<v1::PortSpans>,
+    #[prost(message, optional, tag = "6")]
+    pub udp: Option<v1::PortSpans>,
     #[prost(uint64, tag = "7")]
-    pub hosts_total: u64,
+    pub hosts_up: u64,
     #[prost(uint64, tag = "8")]
+    pub hosts_total: u64,
+    #[prost(uint64, tag = "9")]
     pub probes_sent: u64,
-    #[prost(string, tag = "9")]
+    #[prost(string, tag = "10")]
     pub method: String,
-    #[prost(uint64, tag = "10")]
+    #[prost(uint64, tag = "11")]
     pub refusals: u64,
 }
 
 impl SweepRecord {
     /// The records of one sweep: one in the ordinary case, more when its coverage is scattered.
-    pub(super) fn from_end(end: &v1::ScanEnd) -> Vec<Self> {
+    pub(super) fn from_end(end: &v1::ScanEnd, finished: Timestamp) -> Vec<Self> {
         let base = Self {
             started_at_ms: end.started_at_ms,
-            finished_at_ms: end.finished_at_ms,
+            finished_at_ms: finished.as_millisecond(),
             outcome: end.outcome,
             addresses: Vec::new(),
-            ports: String::new(),
+            tcp: None,
+            udp: None,
             hosts_up: end.hosts_up,
             hosts_total: end.hosts_total,
             probes_sent: end.probes_sent,
             method: end.method.chars().take(32).collect(),
             refusals: end.refusals.len() as u64 + end.refusals_dropped,
         };
-        let mut records: Vec<Self> = end
-            .coverage
-            .iter()
-            // A port list that would not fit is evidence lost, not a record that breaks the store.
-            .filter(|coverage| coverage.ports.len() <= 1024)
-            .flat_map(|coverage| coverage.addresses.chunks(RANGES_PER_RECORD).map(|a| (a, &coverage.ports)))
-            .map(|(addresses, ports)| Self {
-                addresses: addresses.iter().map(|range| range.chars().take(80).collect()).collect(),
-                ports: ports.clone(),
-                ..base.clone()
-            })
-            .collect();
+        let mut records = Vec::new();
+        for coverage in &end.coverage {
+            let Ok(ports) = coverage.ports.parse::<PortSpec>() else {
+                tracing::warn!("a sweep's coverage has ports that cannot be read; it proves nothing");
+                continue;
+            };
+            let pieces = split(&ports.tcp)
+                .into_iter()
+                .map(|tcp| (Some((&tcp).into()), None))
+                .chain(split(&ports.udp).into_iter().map(|udp| (None, Some((&udp).into()))));
+            let pieces: Vec<(Option<v1::PortSpans>, Option<v1::PortSpans>)> = pieces.collect();
+            for addresses in coverage.addresses.chunks(RANGES_PER_RECORD) {
+                let addresses: Vec<String> =
+                    addresses.iter().map(|range| range.chars().take(80).collect()).collect();
+                records.extend(pieces.iter().map(|(tcp, udp)| Self {
+                    addresses: addresses.clone(),
+                    tcp: tcp.clone(),
+                    udp: udp.clone(),
+                    ..base.clone()
+                }));
+            }
+        }
         if records.is_empty() {
             records.push(base);
         }
@@ -77,19 +92,30 @@ impl SweepRecord {
 struct Covered {
     at: Timestamp,
     addresses: AddressSet,
-    ports: PortSpec,
+    tcp: PortSet,
+    udp: PortSet,
 }
 
-/// The sweeps of a tenant's satellites, read when first asked for and only as far back as is needed.
+/// The sweeps of a tenant's satellites, read newest first and only as far back as is needed: the newest sweep mostly
+/// answers.
 pub(super) struct Sweeps<'a> {
     trees: &'a Trees,
     tenant: &'a str,
-    loaded: HashMap<SatelliteId, (Timestamp, Vec<Covered>)>,
+    satellites: HashMap<SatelliteId, Walk>,
+}
+
+/// How far back a satellite's sweeps were read.
+struct Walk {
+    /// Trees not yet begun, oldest first.
+    trees: Vec<sled::Tree>,
+    current: Option<sled::Iter>,
+    /// Newest first.
+    read: Vec<Covered>,
 }
 
 impl<'a> Sweeps<'a> {
     pub(super) fn new(trees: &'a Trees, tenant: &'a str) -> Self {
-        Self { trees, tenant, loaded: HashMap::new() }
+        Self { trees, tenant, satellites: HashMap::new() }
     }
 
     /// The end of the newest sweep, not before `since`, that covered all these ports of the address.
@@ -101,47 +127,58 @@ impl<'a> Sweeps<'a> {
         ports: &PortSet,
         since: Timestamp,
     ) -> Result<Option<Timestamp>, StoreError> {
-        let known = self.loaded.get(&satellite).is_some_and(|(from, _)| *from <= since);
-        if !known {
-            let sweeps = self.load(satellite, since)?;
-            self.loaded.insert(satellite, (since, sweeps));
-        }
-        let sweeps = self.loaded.get(&satellite).map(|(_, sweeps)| sweeps.as_slice()).unwrap_or_default();
-        Ok(sweeps
-            .iter()
-            .rev()
-            .take_while(|sweep| sweep.at >= since)
-            .find(|sweep| {
-                sweep.addresses.contains(address) && ports.difference(sweep.ports.of(protocol)).is_empty()
-            })
-            .map(|sweep| sweep.at))
-    }
-
-    fn load(&self, satellite: SatelliteId, since: Timestamp) -> Result<Vec<Covered>, StoreError> {
         let prefix = keys::sweeps_of(self.tenant, satellite);
-        let mut from = prefix.clone();
-        from.extend(keys::time(since));
-        let mut to = prefix;
-        to.extend([0xff; 27]);
-        let mut sweeps = Vec::new();
-        for tree in self.trees.logs_since(since)? {
-            for entry in tree.range(from.clone()..to.clone()) {
-                let record: SweepRecord = decode(&entry?.1)?;
-                let addresses = record
-                    .addresses
-                    .iter()
-                    .filter_map(|range| range.parse::<AddressSet>().ok())
-                    .fold(AddressSet::default(), |all, range| all.union(&range));
-                let ports = record.ports.parse().unwrap_or_default();
-                sweeps.push(Covered {
-                    at: convert::time_from_wire(record.finished_at_ms)?,
-                    addresses,
-                    ports,
-                });
+        let walk = match self.satellites.entry(satellite) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(Walk {
+                trees: self.trees.logs_since(Timestamp::UNIX_EPOCH)?,
+                current: None,
+                read: Vec::new(),
+            }),
+        };
+        let mut index = 0;
+        loop {
+            if index == walk.read.len() && !walk.read_one(&prefix)? {
+                return Ok(None);
             }
+            let Some(sweep) = walk.read.get(index) else { return Ok(None) };
+            if sweep.at < since {
+                return Ok(None);
+            }
+            let covered = match protocol {
+                Protocol::Tcp => &sweep.tcp,
+                Protocol::Udp => &sweep.udp,
+            };
+            if sweep.addresses.contains(address) && ports.difference(covered).is_empty() {
+                return Ok(Some(sweep.at));
+            }
+            index += 1;
         }
-        // A tree is chosen by the server's clock, the key by the satellite's.
-        sweeps.sort_by_key(|sweep| sweep.at);
-        Ok(sweeps)
+    }
+}
+
+impl Walk {
+    /// Reads the next older sweep; `false` when there is none.
+    fn read_one(&mut self, prefix: &[u8]) -> Result<bool, StoreError> {
+        loop {
+            if let Some(entry) = self.current.as_mut().and_then(DoubleEndedIterator::next_back) {
+                let record: SweepRecord = decode(&entry?.1)?;
+                let addresses: Result<Vec<AddressSet>, _> =
+                    record.addresses.iter().map(|range| range.parse::<AddressSet>()).collect();
+                let addresses = addresses.map_err(|_| RecordError::Content("a sweep's addresses"))?;
+                let ports = |spans: &Option<v1::PortSpans>| {
+                    spans.as_ref().map_or_else(|| Ok(PortSet::default()), PortSet::try_from)
+                };
+                self.read.push(Covered {
+                    at: convert::time_from_wire(record.finished_at_ms)?,
+                    addresses: addresses.iter().fold(AddressSet::default(), |all, range| all.union(range)),
+                    tcp: ports(&record.tcp)?,
+                    udp: ports(&record.udp)?,
+                });
+                return Ok(true);
+            }
+            let Some(tree) = self.trees.pop() else { return Ok(false) };
+            self.current = Some(tree.scan_prefix(prefix));
+        }
     }
 }

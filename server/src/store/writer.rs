@@ -1,6 +1,7 @@
 //! The one writer thread: takes closures, applies them in order, makes them durable together, then answers each.
 
 use super::{StoreError, Trees};
+use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,17 +26,18 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn start(trees: Trees, path: PathBuf) -> Result<Self, StoreError> {
+        // Opened once: a flood of connections that takes every descriptor must not stop the store.
+        let data = DataFile::open(path.clone())?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let alive = Arc::new(AtomicBool::new(true));
         let flag = alive.clone();
-        let at = path.clone();
         std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || {
-                run(&trees, &path, queue);
+                run(&trees, &data, queue);
                 flag.store(false, Ordering::Release);
             })
-            .map_err(|source| StoreError::Directory { path: at, source })?;
+            .map_err(|source| StoreError::Directory { path, source })?;
         Ok(Self { jobs, alive })
     }
 
@@ -68,7 +70,7 @@ impl Writer {
     }
 }
 
-fn run(trees: &Trees, path: &Path, mut queue: mpsc::Receiver<Job>) {
+fn run(trees: &Trees, data: &DataFile, mut queue: mpsc::Receiver<Job>) {
     while let Some(first) = queue.blocking_recv() {
         let mut group = vec![first];
         while group.len() < GROUP
@@ -79,7 +81,7 @@ fn run(trees: &Trees, path: &Path, mut queue: mpsc::Receiver<Job>) {
         // A panic in one job (sled panics on some damage) must not look like a commit.
         let applied: Vec<Option<Answer>> =
             group.into_iter().map(|job| catch_unwind(AssertUnwindSafe(|| job(trees))).ok()).collect();
-        let flushed = match catch_unwind(AssertUnwindSafe(|| flush(trees, path))) {
+        let flushed = match catch_unwind(AssertUnwindSafe(|| flush(trees, data))) {
             Ok(result) => result.map_err(Arc::new),
             Err(_) => Err(Arc::new(StoreError::Stopped)),
         };
@@ -93,14 +95,31 @@ fn run(trees: &Trees, path: &Path, mut queue: mpsc::Receiver<Job>) {
     }
 }
 
-fn flush(trees: &Trees, path: &Path) -> Result<(), StoreError> {
+fn flush(trees: &Trees, data: &DataFile) -> Result<(), StoreError> {
     trees.db.flush()?;
-    sync_data(path)
+    data.sync()
 }
 
-/// sled flushes with `sync_file_range`, which leaves a drive's own cache alone.
+/// sled's data file, for `fdatasync`: sled flushes with `sync_file_range`, which leaves a drive's own cache alone.
+struct DataFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl DataFile {
+    fn open(path: PathBuf) -> Result<Self, StoreError> {
+        match File::open(path.join("db")) {
+            Ok(file) => Ok(Self { file, path }),
+            Err(source) => Err(StoreError::Directory { path, source }),
+        }
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.file.sync_data().map_err(|source| StoreError::Directory { path: self.path.clone(), source })
+    }
+}
+
+/// Makes what was flushed durable, for a store that has no writer yet.
 pub(super) fn sync_data(path: &Path) -> Result<(), StoreError> {
-    std::fs::File::open(path.join("db"))
-        .and_then(|file| file.sync_data())
-        .map_err(|source| StoreError::Directory { path: path.to_owned(), source })
+    DataFile::open(path.to_owned())?.sync()
 }

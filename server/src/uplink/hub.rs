@@ -7,16 +7,10 @@ use portolan_proto::v1;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-/// What a session can be told from outside.
-#[derive(Debug)]
-pub enum Command {
-    /// Send this to the satellite.
-    Send(Box<v1::uplink_down::Message>),
-    /// Say goodbye and end.
-    End(v1::goodbye::Reason),
-}
+/// Messages from outside that may wait for a session.
+const COMMANDS: usize = 64;
 
 /// A live session, as others see it.
 #[derive(Clone, Debug)]
@@ -37,7 +31,19 @@ pub struct Live {
     pub assignment_revision: u64,
     /// Records it keeps.
     pub spool_depth: u64,
-    commands: mpsc::Sender<Command>,
+    messages: mpsc::Sender<v1::uplink_down::Message>,
+    ending: watch::Sender<Option<v1::goodbye::Reason>>,
+}
+
+/// A session's own end of what [`Hub::join`] made.
+#[derive(Debug)]
+pub struct Joined {
+    /// Its number.
+    pub session: u64,
+    /// What to send to the satellite.
+    pub messages: mpsc::Receiver<v1::uplink_down::Message>,
+    /// Set when it is to end. Apart from the messages, since a full queue must not keep a revocation out.
+    pub ending: watch::Receiver<Option<v1::goodbye::Reason>>,
 }
 
 /// How many satellites have which status.
@@ -70,16 +76,17 @@ impl Hub {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers a session; an older one of the same satellite is told that it was replaced. Returns its number.
+    /// Registers a session; an older one of the same satellite is told that it was replaced.
     pub fn join(
         &self,
         satellite: SatelliteId,
         address: SocketAddr,
         hello: &v1::Hello,
         epoch: Epoch,
-        commands: mpsc::Sender<Command>,
         now: Timestamp,
-    ) -> u64 {
+    ) -> Joined {
+        let (messages, waiting) = mpsc::channel(COMMANDS);
+        let (ending, ends) = watch::channel(None);
         let mut inner = self.inner();
         inner.next_session += 1;
         let session = inner.next_session;
@@ -88,17 +95,17 @@ impl Hub {
             epoch,
             address,
             last_seen: now,
-            version: hello.version.clone(),
-            capabilities: hello.capabilities.clone(),
+            version: word(&hello.version),
+            capabilities: hello.capabilities.iter().take(32).map(|text| word(text)).collect(),
             assignment_revision: hello.assignment_revision,
             spool_depth: hello.spool_depth,
-            commands,
+            messages,
+            ending,
         };
         if let Some(old) = inner.live.insert(satellite, live) {
-            // A full queue means that the old session is stuck; its own time limits end it.
-            let _ = old.commands.try_send(Command::End(v1::goodbye::Reason::Replaced));
+            old.ending.send_replace(Some(v1::goodbye::Reason::Replaced));
         }
-        session
+        Joined { session, messages: waiting, ending: ends }
     }
 
     /// Takes a session off, unless a newer one stands in its place. Says whether it was taken off.
@@ -135,14 +142,14 @@ impl Hub {
 
     /// Sends a message to a satellite; `false` when it is not connected or does not read.
     pub fn send(&self, satellite: SatelliteId, message: v1::uplink_down::Message) -> bool {
-        let commands = self.inner().live.get(&satellite).map(|live| live.commands.clone());
-        commands.is_some_and(|commands| commands.try_send(Command::Send(Box::new(message))).is_ok())
+        self.inner().live.get(&satellite).is_some_and(|live| live.messages.try_send(message).is_ok())
     }
 
     /// Ends a satellite's live session; `false` when there is none.
     pub fn end(&self, satellite: SatelliteId, reason: v1::goodbye::Reason) -> bool {
-        let commands = self.inner().live.get(&satellite).map(|live| live.commands.clone());
-        commands.is_some_and(|commands| commands.try_send(Command::End(reason)).is_ok())
+        let inner = self.inner();
+        let live = inner.live.get(&satellite);
+        live.map(|live| live.ending.send_replace(Some(reason))).is_some()
     }
 
     /// The status of a satellite.
@@ -172,5 +179,45 @@ impl Hub {
             }
         }
         counts
+    }
+}
+
+/// What a satellite says of itself is kept and shown, so it is cut and cleaned.
+fn word(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn join(hub: &Hub, version: &str) -> Joined {
+        let hello = v1::Hello { version: version.into(), ..v1::Hello::default() };
+        let address = "127.0.0.1:1".parse().unwrap();
+        hub.join(SatelliteId(Uuid::nil()), address, &hello, Epoch(Uuid::nil()), Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_newer_session_replaces_the_older_even_when_its_queue_is_full() {
+        let hub = Hub::default();
+        let id = SatelliteId(Uuid::nil());
+        let old = join(&hub, "1");
+        let ack = v1::uplink_down::Message::Ack(v1::Ack { sequence: 1 });
+        while hub.send(id, ack.clone()) {}
+        let new = join(&hub, "2");
+        assert_eq!(*old.ending.borrow(), Some(v1::goodbye::Reason::Replaced));
+        assert!(!hub.leave(id, old.session), "the newer one stays");
+        assert!(hub.end(id, v1::goodbye::Reason::Revoked));
+        assert_eq!(*new.ending.borrow(), Some(v1::goodbye::Reason::Revoked));
+        assert!(hub.leave(id, new.session) && !hub.end(id, v1::goodbye::Reason::Revoked));
+    }
+
+    #[test]
+    fn what_a_satellite_says_of_itself_is_cut() {
+        let hub = Hub::default();
+        let _joined = join(&hub, &format!("1\u{1b}[31m{}", "x".repeat(100_000)));
+        let live = hub.live(SatelliteId(Uuid::nil())).unwrap();
+        assert!(live.version.len() <= 32 && !live.version.contains('\u{1b}'));
     }
 }

@@ -1,9 +1,11 @@
-//! Uplink: the satellites' streams. [`hub`] knows who is connected, [`session`] runs one stream.
+//! Uplink: the satellites' streams. [`hub`] knows who is connected, [`session`] runs one stream, [`commit`] makes what
+//! it brings durable.
 
+mod commit;
 mod hub;
 mod session;
 
-pub use hub::{Command, Hub, StatusCounts};
+pub use hub::{Hub, Joined, StatusCounts};
 
 use crate::metrics::Metrics;
 use crate::peer::{Peer, PeerIdentity};
@@ -63,12 +65,13 @@ impl Uplink for UplinkService {
         let PeerIdentity::Satellite { id, not_after } = peer.identity else {
             return Err(Status::permission_denied("only a satellite has an uplink"));
         };
-        // The connection may be older than a revocation.
         let record = self
             .registry
             .get(id)
-            .filter(|record| record.revoked_at_ms == 0 && record.removed_at_ms == 0)
-            .ok_or_else(|| Status::permission_denied("this satellite was revoked"))?;
+            .ok_or_else(|| Status::permission_denied("this server does not know the satellite"))?;
+        if !self.store.is_writable() {
+            return Err(Status::unavailable("the server cannot store anything now"));
+        }
         let (down, outbound) = mpsc::channel(OUTBOUND);
         let session = session::Session::new(self.clone(), id, record, peer.address, not_after, down);
         self.tasks.spawn(session.run(request.into_inner()));

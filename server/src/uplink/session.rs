@@ -1,30 +1,31 @@
-//! One satellite's stream, from Hello to the end. Reading, committing and sending run side by side, so that a slow
-//! disk does not look like a dead satellite; a failure or panic here ends this session alone.
+//! One satellite's stream, from Hello to the end. Reading, committing ([`super::commit`]) and sending run side by side,
+//! so that a slow disk does not look like a dead satellite; a failure or panic here ends this session alone.
 
 use super::UplinkService;
-use super::hub::Command;
-use crate::store::{IngestBatch, IngestItem, SatelliteRecord, SweepEnd};
-use jiff::{SignedDuration, Timestamp};
+use super::commit::{Committer, Received};
+use super::hub::{Hub, Joined};
+use crate::scans::Scans;
+use crate::store::{SatelliteRecord, StoreError};
+use jiff::Timestamp;
 use portolan_common::ids::{Epoch, SatelliteId, ScanId};
-use portolan_common::observation::HostObservation;
 use portolan_proto::v1::{self, uplink_down::Message as Down, uplink_up::Message as Up};
+use prost::Message as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tonic::{Status, Streaming};
 
 /// A satellite sends a heartbeat every few seconds; whoever is silent for this long is gone.
 const SILENCE: Duration = Duration::from_secs(16);
 /// Hello must come at once.
 const HELLO: Duration = Duration::from_secs(10);
-/// Records read but not yet committed; the reader waits beyond.
+/// How long a commit under way may take after the stream broke.
+const LAST_COMMIT: Duration = Duration::from_secs(30);
+/// Records read but not yet committed, …
 const RECORDS_WAITING: usize = 32;
-/// Hosts in one message at most, by the wire contract.
-const HOSTS_PER_BATCH: usize = 4096;
-/// What waited longer than this on the satellite is history, not news.
-const LATE_MS: u64 = 30_000;
-/// How far a satellite's clock may run ahead before its times are cut.
-const MAX_AHEAD: SignedDuration = SignedDuration::from_hours(24);
+/// … and their bytes on the wire; the reader waits beyond.
+const BYTES_WAITING: u32 = 2 * 1024 * 1024;
 /// The heartbeat that an assignment asks for.
 const HEARTBEAT_SECONDS: u32 = 5;
 
@@ -53,6 +54,22 @@ enum End {
     Goodbye(v1::goodbye::Reason),
 }
 
+/// Takes the session off the hub however it ends, a panic included: a ghost would look like a satellite that is well.
+struct Presence {
+    hub: Arc<Hub>,
+    scans: Arc<Scans>,
+    id: SatelliteId,
+    session: u64,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        if self.hub.leave(self.id, self.session) {
+            self.scans.disconnected(self.id);
+        }
+    }
+}
+
 impl Session {
     pub(super) fn new(
         service: UplinkService,
@@ -77,28 +94,40 @@ impl Session {
             let _ = self.down.try_send(Err(Status::invalid_argument("the epoch must have 16 bytes")));
             return;
         };
+        let service = &self.service;
         let now = Timestamp::now();
-        let (commands, mut queue) = mpsc::channel(64);
-        let session = self.service.hub.join(self.id, self.address, &hello, epoch, commands, now);
-        tracing::info!(satellite = %self.record.name, address = %self.address, version = %hello.version, "online");
-
-        let end = match self.greet(&hello, epoch, now) {
-            Ok(()) => self.converse(&mut inbound, &mut queue, session, epoch).await,
-            Err(end) => end,
+        let joined = service.hub.join(self.id, self.address, &hello, epoch, now);
+        let presence = Presence {
+            hub: service.hub.clone(),
+            scans: service.scans.clone(),
+            id: self.id,
+            session: joined.session,
         };
-        self.farewell(session, &end).await;
+        // Only now: whoever revoked it before saw no session to end, whoever does it from now on sees this one.
+        let end = if service.registry.in_good_standing(self.id) {
+            tracing::info!(satellite = %self.record.name, address = %self.address, "online");
+            match self.greet(&hello, epoch, now).await {
+                Ok(()) => self.converse(&mut inbound, joined, epoch).await,
+                Err(end) => end,
+            }
+        } else {
+            End::Goodbye(v1::goodbye::Reason::Revoked)
+        };
+        self.farewell(presence, &end).await;
     }
 
     /// Welcome, desired state, and the scans that both sides know of.
-    fn greet(&self, hello: &v1::Hello, epoch: Epoch, now: Timestamp) -> Result<(), End> {
-        let skew = now.as_millisecond() - hello.clock_at_ms;
-        if skew.abs() > 60_000 {
+    async fn greet(&self, hello: &v1::Hello, epoch: Epoch, now: Timestamp) -> Result<(), End> {
+        let skew = now.as_millisecond().saturating_sub(hello.clock_at_ms);
+        if skew.unsigned_abs() > 60_000 {
             tracing::warn!(satellite = %self.record.name, skew_ms = skew, "its clock differs from the server's");
         }
-        let acked_sequence = self.service.store.acked_sequence(self.id, epoch).map_err(|error| {
-            tracing::error!(%error, "cannot read a satellite's cursor");
-            End::Store
-        })?;
+        let acked_sequence = self
+            .service
+            .store
+            .acked_sequence(self.id, epoch)
+            .await
+            .map_err(|error| self.store_failed(&error))?;
         self.send(Down::Welcome(v1::Welcome {
             acked_sequence,
             clock_at_ms: now.as_millisecond(),
@@ -121,48 +150,82 @@ impl Session {
         Ok(())
     }
 
-    async fn converse(
-        &self,
-        inbound: &mut Streaming<v1::UplinkUp>,
-        queue: &mut mpsc::Receiver<Command>,
-        session: u64,
-        epoch: Epoch,
-    ) -> End {
-        let (records, committing) = mpsc::channel(RECORDS_WAITING);
-        let read = self.read(inbound, session, records);
-        let commit = self.commit(committing, epoch);
-        let obey = async {
-            while let Some(command) = queue.recv().await {
-                match command {
-                    Command::Send(message) => {
-                        if let Err(end) = self.send(*message) {
-                            return end;
-                        }
-                    }
-                    Command::End(reason) => return End::Goodbye(reason),
+    async fn converse(&self, inbound: &mut Streaming<v1::UplinkUp>, joined: Joined, epoch: Epoch) -> End {
+        let Joined { session, mut messages, mut ending } = joined;
+        let (records, queue) = mpsc::channel(RECORDS_WAITING);
+        let (acks, mut acked) = mpsc::unbounded_channel();
+        let committer = Committer {
+            store: self.service.store.clone(),
+            scans: self.service.scans.clone(),
+            metrics: self.service.metrics.clone(),
+            satellite: self.id,
+            name: self.record.name.clone(),
+            tenant: self.record.tenant.clone(),
+            epoch,
+            acks,
+        };
+        let mut committing = tokio::spawn(committer.run(queue));
+        let send = async {
+            loop {
+                let message = tokio::select! {
+                    Some(sequence) = acked.recv() => Down::Ack(v1::Ack { sequence }),
+                    Some(message) = messages.recv() => message,
+                    else => return End::Closed("the hub let go of it".into()),
+                };
+                if let Err(end) = self.send(message) {
+                    return end;
                 }
             }
-            // The hub dropped the other end: a newer session is in place.
-            End::Goodbye(v1::goodbye::Reason::Replaced)
+        };
+        let told = async {
+            match ending.wait_for(Option::is_some).await.map(|reason| *reason) {
+                Ok(Some(reason)) => End::Goodbye(reason),
+                _ => End::Goodbye(v1::goodbye::Reason::Replaced),
+            }
         };
         let life = self.not_after.duration_since(Timestamp::now());
         let expiry = tokio::time::sleep(Duration::try_from(life).unwrap_or(Duration::ZERO));
-        tokio::select! {
-            end = read => end,
-            end = commit => end,
-            end = obey => end,
+        let mut committed = None;
+        let end = tokio::select! {
+            biased;
+            end = told => end,
+            () = self.service.shutdown.cancelled() => End::Goodbye(v1::goodbye::Reason::Shutdown),
             // The certificate that opened the stream has run out; a renewed one opens the next.
             () = expiry => End::Goodbye(v1::goodbye::Reason::Shutdown),
-            () = self.service.shutdown.cancelled() => End::Goodbye(v1::goodbye::Reason::Shutdown),
+            result = &mut committing => {
+                committed = Some(result);
+                End::Store
+            }
+            end = send => end,
+            // Owns the records' sender, so that its end lets the committer finish.
+            end = self.read(inbound, session, records) => end,
+        };
+        if committed.is_none() {
+            committed = tokio::time::timeout(LAST_COMMIT, committing).await.ok();
         }
+        match committed {
+            Some(Ok(Ok(()))) => end,
+            Some(Ok(Err(error))) => self.store_failed(&error),
+            Some(Err(panic)) => {
+                tracing::error!(satellite = %self.record.name, error = %panic, "a commit stopped unexpectedly");
+                End::Store
+            }
+            None => End::Store,
+        }
+    }
+
+    fn store_failed(&self, error: &StoreError) -> End {
+        tracing::error!(satellite = %self.record.name, %error, "cannot commit observations");
+        End::Store
     }
 
     async fn read(
         &self,
         inbound: &mut Streaming<v1::UplinkUp>,
         session: u64,
-        records: mpsc::Sender<v1::Record>,
+        records: mpsc::Sender<Received>,
     ) -> End {
+        let room = Arc::new(Semaphore::new(BYTES_WAITING as usize));
         loop {
             let message = match tokio::time::timeout(SILENCE, inbound.message()).await {
                 Ok(Ok(Some(v1::UplinkUp { message }))) => message,
@@ -171,15 +234,17 @@ impl Session {
                 Err(_) => return End::Silent,
             };
             let now = Timestamp::now();
+            let mut heartbeat = None;
             match message {
-                Some(Up::Heartbeat(heartbeat)) => {
-                    self.service.hub.seen(self.id, session, now, Some(&heartbeat));
-                    continue;
+                Some(Up::Heartbeat(beat)) => heartbeat = Some(beat),
+                Some(Up::Record(record)) => {
+                    let bytes = u32::try_from(record.encoded_len()).unwrap_or(u32::MAX).min(BYTES_WAITING);
+                    // The semaphore is never closed.
+                    let Ok(room) = room.clone().acquire_many_owned(bytes).await else { return End::Store };
+                    if records.send(Received { record, room }).await.is_err() {
+                        return End::Store;
+                    }
                 }
-                Some(Up::Record(record)) => match records.send(record).await {
-                    Ok(()) => {}
-                    Err(_) => return End::Store,
-                },
                 Some(Up::Progress(progress)) => self.service.scans.progress(self.id, &progress),
                 Some(Up::Renewal(request)) => {
                     if let Err(end) = self.renew(&request).await {
@@ -190,78 +255,8 @@ impl Session {
                 // A later version's message; this version does without it.
                 None => {}
             }
-            self.service.hub.seen(self.id, session, now, None);
+            self.service.hub.seen(self.id, session, now, heartbeat.as_ref());
         }
-    }
-
-    /// Commits what the reader hands over, as much at once as is there, and only then acks and forwards it.
-    async fn commit(&self, mut records: mpsc::Receiver<v1::Record>, epoch: Epoch) -> End {
-        let mut waiting = Vec::with_capacity(RECORDS_WAITING);
-        while records.recv_many(&mut waiting, RECORDS_WAITING).await > 0 {
-            let received_at = Timestamp::now();
-            let items = waiting.iter().map(|record| self.item(record, received_at)).collect();
-            let tenant = self.record.tenant.clone();
-            let batch = IngestBatch { satellite: self.id, tenant, epoch, received_at, items };
-            let outcome = match self.service.store.ingest(batch).await {
-                Ok(outcome) => outcome,
-                Err(error) => {
-                    tracing::error!(satellite = %self.record.name, %error, "cannot commit observations");
-                    return End::Store;
-                }
-            };
-            let metrics = &self.service.metrics;
-            metrics.records.inc_by(outcome.counted.len() as u64);
-            metrics.records_repeated.inc_by((waiting.len() - outcome.counted.len()) as u64);
-            metrics.port_changes.inc_by(outcome.changes as u64);
-            if outcome.gap > 0 {
-                metrics.records_missing.inc_by(outcome.gap);
-                tracing::warn!(satellite = %self.record.name, missing = outcome.gap, "records never arrived");
-            }
-            if let Err(end) = self.send(Down::Ack(v1::Ack { sequence: outcome.acked })) {
-                return end;
-            }
-            for record in waiting.drain(..).filter(|record| outcome.counted.contains(&record.sequence)) {
-                let Some(scan) = ScanId::from_slice(&record.scan_id) else { continue };
-                match record.body {
-                    Some(v1::record::Body::Observations(batch)) => {
-                        metrics.hosts.inc_by(batch.hosts.len() as u64);
-                        self.service.scans.hosts(scan, self.id, batch.hosts);
-                    }
-                    Some(v1::record::Body::End(end)) => self.service.scans.ended(scan, self.id, end),
-                    None => {}
-                }
-            }
-        }
-        End::Closed("the reader ended".into())
-    }
-
-    fn item(&self, record: &v1::Record, received_at: Timestamp) -> IngestItem {
-        let latest = received_at + MAX_AHEAD;
-        let mut hosts = Vec::new();
-        let mut end = None;
-        match &record.body {
-            Some(v1::record::Body::Observations(batch)) => {
-                let mut malformed = batch.hosts.len().saturating_sub(HOSTS_PER_BATCH);
-                for host in batch.hosts.iter().take(HOSTS_PER_BATCH) {
-                    match HostObservation::try_from(host) {
-                        Ok(mut host) => {
-                            host.observed_at = host.observed_at.min(latest);
-                            hosts.push(host);
-                        }
-                        Err(error) => {
-                            malformed += 1;
-                            tracing::warn!(satellite = %self.record.name, %error, "dropped an observation");
-                        }
-                    }
-                }
-                self.service.metrics.hosts_malformed.inc_by(malformed as u64);
-            }
-            Some(v1::record::Body::End(wire)) => {
-                end = ScanId::from_slice(&record.scan_id).map(|scan| SweepEnd { scan, end: wire.clone() });
-            }
-            None => {}
-        }
-        IngestItem { sequence: record.sequence, late: record.waited_ms > LATE_MS, hosts, end }
     }
 
     async fn renew(&self, request: &v1::RenewalRequest) -> Result<(), End> {
@@ -293,9 +288,8 @@ impl Session {
         })
     }
 
-    async fn farewell(self, session: u64, end: &End) {
-        let live = self.service.hub.live(self.id).filter(|live| live.session == session);
-        let was_current = self.service.hub.leave(self.id, session);
+    async fn farewell(self, presence: Presence, end: &End) {
+        let live = self.service.hub.live(self.id).filter(|live| live.session == presence.session);
         let why = match end {
             End::Closed(why) => why.clone(),
             End::Silent => format!("nothing was heard for {} s", SILENCE.as_secs()),
@@ -325,16 +319,13 @@ impl Session {
         if let Some(status) = last {
             let _ = self.down.try_send(Err(status));
         }
-        if was_current {
-            self.service.scans.disconnected(self.id);
-        }
+        drop(presence);
         let Some(live) = live else { return };
         let noted = self.service.registry.update(self.id, |record| {
             record.last_seen_at_ms = live.last_seen.as_millisecond();
-            record.version = live.version.chars().take(64).collect();
+            record.version = live.version;
             record.address = live.address.ip().to_canonical().to_string();
-            record.capabilities =
-                live.capabilities.iter().take(32).map(|c| c.chars().take(32).collect()).collect();
+            record.capabilities = live.capabilities;
         });
         if let Err(error) = noted.await {
             tracing::warn!(satellite = %self.record.name, %error, "cannot note when it was last seen");

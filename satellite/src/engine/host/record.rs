@@ -32,7 +32,11 @@ impl HostSweep {
     }
 
     /// What was seen. `None` when nothing was settled before the scope refused the host.
-    pub(in crate::engine) fn observation(&self, target: &str, observed_at: Timestamp) -> Option<HostObservation> {
+    pub(in crate::engine) fn observation(
+        &self,
+        target: &str,
+        observed_at: Timestamp,
+    ) -> Option<HostObservation> {
         let mut runs = Vec::new();
         for verdict in Verdict::ALL {
             let ports = self.ports_where(|cell| cell.settled() == Some(verdict));

@@ -13,12 +13,12 @@ pub(super) const ICMP_PACE: Duration = Duration::from_millis(1100);
 const ICMP_MISSES: u8 = 3;
 const ICMP_PROBES: u8 = 20;
 
-/// Marks a port that had its patient probe.
-const TRIED_PATIENTLY: u8 = u8::MAX;
+/// A count of probes that no schedule reaches: from here on it counts patient ones, two for each port.
+const PATIENT: u8 = u8::MAX - 2;
 
-/// Whether a port is called silent and had no patient probe yet.
+/// Whether a port is called silent and may have another patient probe.
 fn is_silent(cell: &Cell) -> bool {
-    cell.settled() == Some(Verdict::NoResponse) && cell.attempts < TRIED_PATIENTLY
+    cell.settled() == Some(Verdict::NoResponse) && cell.attempts < u8::MAX
 }
 
 /// Silent ports of a host that answers others with ICMP port unreachable may only be waiting for the device's limit
@@ -32,9 +32,6 @@ pub(super) struct Patience {
     probes: u8,
     pub(super) misses: u8,
 }
-
-/// A list of TCP ports that hosts share.
-#[derive(Debug)]
 
 impl HostSweep {
     /// Everything is settled: reopens what should be looked at again before it is believed. How many ports.
@@ -75,7 +72,8 @@ impl HostSweep {
         self.patience.probes += 1;
         if let Some(state) = self.cell(cell) {
             state.reopen();
-            state.attempts = TRIED_PATIENTLY;
+            // The probe itself counts one more.
+            state.attempts = state.attempts.max(PATIENT);
         }
         self.again.push_back(cell);
         1

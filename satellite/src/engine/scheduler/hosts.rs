@@ -1,9 +1,11 @@
 //! How hosts come into a sweep and leave it.
 
-use super::{Active, MAX_WAITING, Scheduler};
+use super::{Active, MAX_WAITING, SPREAD, Scheduler};
 use crate::engine::host::HostSweep;
 use crate::engine::lanes::LaneKey;
-use crate::engine::limits::{Demand, PathKey};
+use crate::engine::limits::{Demand, GENTLE_IN_FLIGHT, PathKey};
+use crate::engine::roster::Admitted;
+use crate::engine::window::HOST;
 use jiff::{SignedDuration, Zoned};
 use portolan_common::scope::PermittedTarget;
 use std::time::Instant;
@@ -11,7 +13,13 @@ use std::time::Instant;
 impl Scheduler {
     /// Begins with one more host, if there is one and room for it; `false` when there is none to be had now.
     pub(super) fn enlist(&mut self, now: Instant) -> bool {
-        if self.exhausted || self.hosts.len() >= self.max_active || self.waiting.len() >= MAX_WAITING {
+        let crowded =
+            self.hosts.len() >= SPREAD && self.weight >= self.lease.budget() + self.lease.budget() / 2;
+        if self.exhausted
+            || crowded
+            || self.hosts.len() >= self.max_active
+            || self.waiting.len() >= MAX_WAITING
+        {
             return false;
         }
         let Some(address) = self.roster.next() else {
@@ -30,10 +38,20 @@ impl Scheduler {
         self.note_hours(&admitted.target);
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let lane = self.lanes.join(self.lane_key(&admitted.target));
+        let weight = self.weight_of(&admitted);
+        self.weight += weight;
         let sweep = HostSweep::new(admitted.target, admitted.list, admitted.refused, self.seed);
-        let key = self.hosts.insert(Active { sweep, lane, queued: false });
+        let key = self.hosts.insert(Active { sweep, lane, weight, queued: false });
         self.queue(key);
         true
+    }
+
+    /// How many probes a host may soon have in flight.
+    fn weight_of(&self, host: &Admitted) -> usize {
+        let careful = host.target.limits().careful.iter().map(|limit| limit.in_flight);
+        let gentle = self.gentle.then_some(GENTLE_IN_FLIGHT);
+        let most = careful.chain(gentle).fold(HOST.start, u32::min);
+        host.list.len().min(most as usize)
     }
 
     pub(super) fn lane_key(&self, target: &PermittedTarget) -> LaneKey {
@@ -81,6 +99,7 @@ impl Scheduler {
         }
         let Some(host) = self.hosts.remove(key) else { return };
         self.lanes.leave(host.lane);
+        self.weight = self.weight.saturating_sub(host.weight);
         let address = host.sweep.target().address();
         let observed_at = self.wall(now).timestamp();
         match host.sweep.observation(self.targets.typed(address), observed_at) {

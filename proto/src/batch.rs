@@ -1,0 +1,58 @@
+//! Observations in a record: each behind its length, so that they are decoded one at a time.
+
+use crate::v1::HostObservation;
+use prost::Message as _;
+
+/// Hosts in one record at most.
+pub const MAX_HOSTS: usize = 4096;
+
+/// Adds one host to a batch.
+pub fn push(batch: &mut Vec<u8>, host: &HostObservation) {
+    batch.reserve(host.encoded_len() + 5);
+    // The only error is a buffer that is too small, and a vector grows.
+    let _ = host.encode_length_delimited(batch);
+}
+
+/// The hosts of a batch, at most [`MAX_HOSTS`]; an error ends them, since what follows cannot be found.
+pub fn hosts(mut batch: &[u8]) -> impl Iterator<Item = Result<HostObservation, prost::DecodeError>> {
+    std::iter::from_fn(move || {
+        if batch.is_empty() {
+            return None;
+        }
+        let host = HostObservation::decode_length_delimited(&mut batch);
+        if host.is_err() {
+            batch = &[];
+        }
+        Some(host)
+    })
+    .take(MAX_HOSTS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(target: &str) -> HostObservation {
+        HostObservation { target: target.into(), ..HostObservation::default() }
+    }
+
+    #[test]
+    fn hosts_read_back_one_by_one() {
+        let mut batch = Vec::new();
+        for target in ["a", "", "c"] {
+            push(&mut batch, &host(target));
+        }
+        let targets: Vec<String> = hosts(&batch).map(|host| host.unwrap().target).collect();
+        assert_eq!(targets, ["a", "", "c"]);
+    }
+
+    #[test]
+    fn damage_ends_the_batch_and_a_flood_is_cut() {
+        let mut batch = Vec::new();
+        push(&mut batch, &host("a"));
+        batch.extend([200, 1, 1]);
+        let read: Vec<_> = hosts(&batch).collect();
+        assert!(read.len() == 2 && read[0].is_ok() && read[1].is_err());
+        assert_eq!(hosts(&vec![0; MAX_HOSTS * 3]).count(), MAX_HOSTS);
+    }
+}

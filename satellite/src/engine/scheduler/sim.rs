@@ -1,0 +1,177 @@
+//! A network that exists only here, in a time that passes only here.
+
+use super::*;
+use crate::engine::limits::SharedLimits;
+use crate::engine::verdict::Verdict;
+use portolan_common::observation::{PortState, Reason};
+use portolan_common::scope::Scope;
+use portolan_common::targets;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::net::IpAddr;
+
+pub(super) const MS: Duration = Duration::from_millis(1);
+pub(super) const RTT: Duration = Duration::from_millis(20);
+
+/// What the network does with a probe.
+pub(super) enum Fate {
+    Answer(Answer, Duration),
+    Silence,
+    /// This host cannot send it.
+    Held {
+        everywhere: bool,
+    },
+}
+
+pub(super) use Fate::{Held, Silence};
+
+pub(super) const OPEN: Answer = Answer::Open { rtt: Some(RTT), doubt: None };
+pub(super) const REFUSED: Answer = Answer::Refused { rtt: Some(RTT) };
+
+pub(super) fn soon(answer: Answer) -> Fate {
+    Fate::Answer(answer, RTT)
+}
+
+pub(super) fn icmp(verdict: Verdict) -> Fate {
+    soon(Answer::Icmp { verdict, from_target: false })
+}
+
+/// One sweep, and what was seen of it.
+pub(super) struct Sim {
+    pub(super) scheduler: Scheduler,
+    pub(super) start: Instant,
+    pub(super) now: Instant,
+    /// Every probe that left: when, where to.
+    pub(super) sent: Vec<(Instant, IpAddr, u16)>,
+    pub(super) hosts: BTreeMap<IpAddr, HostObservation>,
+    pub(super) most_in_flight: usize,
+    pub(super) gave_up: bool,
+}
+
+pub(super) fn guard(scope: &str) -> Arc<Guard> {
+    let text = format!("[scope]\nallow = [\"0.0.0.0/0\", \"::/0\"]\nmax_rate = 1000000\n{scope}");
+    Arc::new(Guard::new(Scope::from_toml("satellite.toml", &text).unwrap()))
+}
+
+impl Sim {
+    pub(super) fn new(targets: &str, ports: &str, scope: &str) -> Self {
+        Self::with(targets, ports, scope, false, "2026-03-01T03:00:00+00:00[UTC]")
+    }
+
+    pub(super) fn with(targets: &str, ports: &str, scope: &str, gentle: bool, wall: &str) -> Self {
+        let targets = targets::parse_all(&[targets.to_owned()], &[]).unwrap().resolve(&BTreeMap::new());
+        let plan = Plan { targets, ports: ports.parse().unwrap(), gentle, seed: 42 };
+        let lease = Lease::new(Arc::new(SharedLimits::with_budget(8192)));
+        let start = Instant::now();
+        let scheduler = Scheduler::new(plan, guard(scope), lease, start, wall.parse().unwrap());
+        let (sent, hosts) = (Vec::new(), BTreeMap::new());
+        Self { scheduler, start, now: start, sent, hosts, most_in_flight: 0, gave_up: false }
+    }
+
+    /// Runs for so long at most; the network is told where a probe goes and the how-manieth of its port it is. Whether
+    /// the sweep came to its end.
+    pub(super) fn run_for(
+        &mut self,
+        time: Duration,
+        mut network: impl FnMut(IpAddr, u16, u32, Instant) -> Fate,
+    ) -> bool {
+        let end = self.now + time;
+        let mut count: HashMap<(IpAddr, u16), u32> = HashMap::new();
+        let mut on_the_way = BinaryHeap::new();
+        let mut alive: HashMap<usize, u64> = HashMap::new();
+        let (mut serial, mut fates) = (0u64, HashMap::new());
+        loop {
+            while let Some(flight) = self.scheduler.take_ended() {
+                alive.remove(&flight);
+            }
+            while let Some(host) = self.scheduler.take_finished() {
+                assert!(self.hosts.insert(host.address, host).is_none(), "a host was told twice");
+            }
+            if self.now > end {
+                return false;
+            }
+            let mut wake = match self.scheduler.next(self.now) {
+                Step::Done => return true,
+                Step::Wait(until) => until.max(self.now + Duration::from_micros(10)),
+                Step::Probe(flight) => {
+                    let (target, port) = self.scheduler.destination(flight).unwrap();
+                    let address = target.address();
+                    let nth = count.entry((address, port)).or_default();
+                    *nth += 1;
+                    match network(address, port, *nth, self.now) {
+                        Held { everywhere } => {
+                            *nth -= 1;
+                            if self.scheduler.held(flight, everywhere, self.now) {
+                                self.gave_up = true;
+                                return false;
+                            }
+                            continue;
+                        }
+                        fate => {
+                            self.sent.push((self.now, address, port));
+                            serial += 1;
+                            alive.insert(flight, serial);
+                            self.most_in_flight = self.most_in_flight.max(alive.len());
+                            self.scheduler.pending(flight);
+                            if let Fate::Answer(answer, after) = fate {
+                                on_the_way.push(Reverse((self.now + after, flight, serial)));
+                                fates.insert(serial, answer);
+                            }
+                            // Sending takes time too.
+                            self.now + Duration::from_micros(10)
+                        }
+                    }
+                }
+            };
+            if let Some(Reverse((at, ..))) = on_the_way.peek() {
+                wake = wake.min(*at);
+            }
+            self.now = self.now.max(wake);
+            while let Some(Reverse((at, flight, number))) = on_the_way.peek().copied() {
+                if at > self.now {
+                    break;
+                }
+                on_the_way.pop();
+                if alive.get(&flight) == Some(&number) {
+                    alive.remove(&flight);
+                    self.scheduler.answered(flight, fates[&number], self.now);
+                    while let Some(flight) = self.scheduler.take_ended() {
+                        alive.remove(&flight);
+                    }
+                }
+            }
+            self.scheduler.expire(self.now);
+        }
+    }
+
+    pub(super) fn run(mut self, network: impl FnMut(IpAddr, u16, u32, Instant) -> Fate) -> Self {
+        assert!(self.run_for(Duration::from_secs(600), network), "still not at its end after ten minutes");
+        self
+    }
+
+    pub(super) fn took(&self) -> Duration {
+        self.now - self.start
+    }
+
+    pub(super) fn host(&self, address: &str) -> &HostObservation {
+        &self.hosts[&address.parse::<IpAddr>().unwrap()]
+    }
+
+    pub(super) fn ports(&self, address: &str, state: PortState, reason: Reason) -> String {
+        let runs = self.host(address).runs.iter();
+        let found = runs.filter(|run| run.state == state && run.reason == reason);
+        found.map(|run| run.ports.to_string()).collect::<Vec<_>>().join(";")
+    }
+
+    pub(super) fn probes_of(&self, port: u16) -> usize {
+        self.sent.iter().filter(|(_, _, p)| *p == port).count()
+    }
+}
+
+/// Whether one of 100 coins falls; the same each time it is asked the same.
+pub(super) fn coin(percent: u64, address: IpAddr, port: u16, nth: u32) -> bool {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    (address, port, nth).hash(&mut hasher);
+    hasher.finish() % 100 < percent
+}

@@ -1,0 +1,144 @@
+//! The committing half of a session: what the reader hands over becomes durable, then reaches whoever waits for it,
+//! and only then is acked. It runs to its end even when the stream breaks: a commit whose outcome nobody took would
+//! be lost to the operator who waits for it.
+
+use crate::metrics::Metrics;
+use crate::scans::Scans;
+use crate::store::{IngestBatch, IngestItem, Store, StoreError, SweepEnd};
+use jiff::Timestamp;
+use portolan_common::ids::{Epoch, SatelliteId, ScanId};
+use portolan_common::observation::HostObservation;
+use portolan_proto::batch;
+use portolan_proto::v1;
+use std::collections::HashSet;
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+/// Records that one commit takes at most.
+const AT_ONCE: usize = 32;
+/// What waited longer than this on the satellite is history, not news.
+const LATE_MS: u64 = 30_000;
+
+/// A record that was read, with the room that it takes up until it is committed.
+pub(super) struct Received {
+    pub record: v1::Record,
+    pub room: OwnedSemaphorePermit,
+}
+
+pub(super) struct Committer {
+    pub store: Store,
+    pub scans: Arc<Scans>,
+    pub metrics: Arc<Metrics>,
+    pub satellite: SatelliteId,
+    pub name: String,
+    pub tenant: String,
+    pub epoch: Epoch,
+    /// Sequences up to which everything is durable.
+    pub acks: mpsc::UnboundedSender<u64>,
+}
+
+/// What is forwarded once its record is durable.
+enum Forward {
+    Hosts(ScanId, Vec<v1::HostObservation>),
+    End(ScanId, v1::ScanEnd),
+    Nothing,
+}
+
+impl Committer {
+    /// Commits until the reader's end is gone and everything it handed over is durable.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(super) async fn run(self, mut records: mpsc::Receiver<Received>) -> Result<(), StoreError> {
+        let mut waiting = Vec::with_capacity(AT_ONCE);
+        while records.recv_many(&mut waiting, AT_ONCE).await > 0 {
+            let received_at = Timestamp::now();
+            let mut items = Vec::with_capacity(waiting.len());
+            let mut forwards = Vec::with_capacity(waiting.len());
+            let mut rooms = Vec::with_capacity(waiting.len());
+            for Received { record, room } in waiting.drain(..) {
+                let sequence = record.sequence;
+                let (item, forward) = self.accept(record);
+                items.push(item);
+                forwards.push((sequence, forward));
+                rooms.push(room);
+            }
+            let (satellite, tenant, epoch) = (self.satellite, self.tenant.clone(), self.epoch);
+            let batch = IngestBatch { satellite, tenant, epoch, received_at, items };
+            let outcome = self.store.ingest(batch).await?;
+            drop(rooms);
+            self.metrics.records.inc_by(outcome.counted.len() as u64);
+            self.metrics.records_repeated.inc_by(forwards.len().saturating_sub(outcome.counted.len()) as u64);
+            self.metrics.port_changes.inc_by(outcome.changes as u64);
+            if outcome.gap > 0 {
+                self.metrics.records_missing.inc_by(outcome.gap);
+                tracing::warn!(satellite = %self.name, missing = outcome.gap, "records never arrived");
+            }
+            for (_, forward) in forwards.into_iter().filter(|(n, _)| outcome.counted.contains(n)) {
+                match forward {
+                    Forward::Hosts(scan, hosts) => {
+                        self.metrics.hosts.inc_by(hosts.len() as u64);
+                        self.scans.hosts(scan, self.satellite, hosts);
+                    }
+                    Forward::End(scan, end) => self.scans.ended(scan, self.satellite, end),
+                    Forward::Nothing => {}
+                }
+            }
+            // Nobody listens when the stream broke; the satellite then asks at its next Hello.
+            let _ = self.acks.send(outcome.acked);
+        }
+        Ok(())
+    }
+
+    /// Takes a record apart. What breaks the wire contract is dropped and counted, here for both the store and the
+    /// operator; the record is acked all the same, since it would not be better the next time.
+    fn accept(&self, record: v1::Record) -> (IngestItem, Forward) {
+        let late = record.waited_ms > LATE_MS;
+        let scan = ScanId::from_slice(&record.scan_id);
+        let mut item = IngestItem { sequence: record.sequence, late, hosts: Vec::new(), end: None };
+        let forward = match (record.body, scan) {
+            (Some(v1::record::Body::Observations(bytes)), scan) => {
+                let accepted = self.accept_hosts(&bytes, &mut item.hosts);
+                scan.map_or(Forward::Nothing, |scan| Forward::Hosts(scan, accepted))
+            }
+            (Some(v1::record::Body::End(end)), Some(scan)) => {
+                item.end = Some(SweepEnd { scan, end: end.clone() });
+                Forward::End(scan, end)
+            }
+            _ => Forward::Nothing,
+        };
+        (item, forward)
+    }
+
+    fn accept_hosts(&self, bytes: &[u8], hosts: &mut Vec<HostObservation>) -> Vec<v1::HostObservation> {
+        let mut accepted = Vec::new();
+        let mut addresses = HashSet::new();
+        let mut dropped = 0u64;
+        let mut why = String::new();
+        for wire in batch::hosts(bytes) {
+            let host =
+                wire.map_err(|error| error.to_string()).and_then(|wire| {
+                    match HostObservation::try_from(&wire) {
+                        Ok(host) if addresses.insert(host.address) => Ok((wire, host)),
+                        Ok(_) => Err("an address twice in one record".to_owned()),
+                        Err(error) => Err(error.to_string()),
+                    }
+                });
+            match host {
+                Ok((wire, host)) => {
+                    accepted.push(wire);
+                    hosts.push(host);
+                }
+                Err(error) => {
+                    dropped += 1;
+                    why = error;
+                }
+            }
+        }
+        if dropped > 0 {
+            self.metrics.hosts_malformed.inc_by(dropped);
+            tracing::warn!(satellite = %self.name, dropped, why, "dropped malformed observations");
+        }
+        accepted
+    }
+}
