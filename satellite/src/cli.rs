@@ -1,7 +1,7 @@
 //! The command line of `portolan-satellite`.
 
 use crate::data_dir::DataDir;
-use crate::enroll::{self, ScopeOrigin};
+use crate::enroll::{self, EnrollError, ScopeOrigin, parse_proxy};
 use crate::run;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -27,7 +27,7 @@ enum Command {
         #[command(flatten)]
         place: Place,
         /// Reach the server through this HTTP proxy, now and later
-        #[arg(long, value_name = "http://[USER:PASSWORD@]HOST:PORT")]
+        #[arg(long, value_name = "http://[USER:PASSWORD@]HOST:PORT", value_parser = proxy_url)]
         proxy: Option<String>,
     },
     /// Run the satellite
@@ -53,6 +53,10 @@ impl Place {
         let config = self.config.unwrap_or_else(|| data.default_config_file());
         (data, config)
     }
+}
+
+fn proxy_url(text: &str) -> Result<String, EnrollError> {
+    parse_proxy(text).map(|_| text.to_owned())
 }
 
 /// Does what the command line says.

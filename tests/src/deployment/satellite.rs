@@ -40,7 +40,12 @@ impl Satellite {
     /// `portolan-satellite enroll TOKEN`.
     #[track_caller]
     pub fn enroll(&self, token: &str) -> Finished {
-        self.program().args(["enroll", token, "--data-dir"]).arg(self.data_dir()).run()
+        self.enroll_command(token).run()
+    }
+
+    /// The same, to be run by the test.
+    pub fn enroll_command(&self, token: &str) -> Program {
+        self.program().args(["enroll", token, "--data-dir"]).arg(self.data_dir())
     }
 
     /// `portolan-satellite run`, to be run by the test.

@@ -18,6 +18,7 @@ mod firewall;
 mod host;
 mod listener;
 mod process;
+mod proxy;
 mod services;
 
 use std::fs;
@@ -32,6 +33,7 @@ pub use self::firewall::{Firewall, Place, PortMatch, any, tcp, udp};
 pub use self::host::Host;
 pub use self::listener::Listener;
 pub use self::process::{Finished, Process, Program, find_program, run_ok};
+pub use self::proxy::Proxy;
 pub use self::services::{nginx, redis, sshd};
 
 use self::delay::DelayBox;
