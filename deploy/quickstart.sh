@@ -501,8 +501,9 @@ scan() {
 }
 
 what_next() {
-  local quoted_script
-  quoted_script=$(printf '%q' "$script")
+  local again
+  again=$(printf '%q' "$repo/deploy/quickstart.sh")
+  [ -z "${PORTOLAN_HOME:-}" ] || again="PORTOLAN_HOME=$(printf '%q' "$home") $again"
   printf '\n%sServer and satellite keep running. What to type next:%s\n\n' "$bold" "$plain"
   # shellcheck disable=SC2016 # for the reader's shell
   printf '  export PATH=%q:$PATH\n' "$bin"
@@ -519,13 +520,13 @@ what_next() {
     printf 'A satellite on another machine: copy %q there, then type here\n' "$bin/portolan-satellite"
   else
     printf 'A satellite on another machine: make the server reachable under a name or address of this one,\n'
-    printf '\n  %s --name HOST\n\n' "$quoted_script"
+    printf '\n  %s --name HOST\n\n' "$again"
     printf 'copy %q there, then type here\n' "$bin/portolan-satellite"
   fi
   printf '\n  portolan satellite add office-1 --segment office\n\n'
   printf 'which prints the two commands to run there.\n\n'
   printf 'Logs: %q, %q\n' "$home/server.log" "$home/satellite.log"
-  printf 'Stop: %s --stop      Remove everything: %s --clean\n' "$quoted_script" "$quoted_script"
+  printf 'Stop: %s --stop\nRemove everything: %s --clean\n' "$again" "$again"
 }
 
 # === What was asked for

@@ -56,7 +56,7 @@ install_missing() {
     sudo -n true 2>/dev/null || return 0
     as_root=(sudo -n)
   fi
-  say "installing what the tests need:" $packages
+  say "installing what the tests need: ${packages//$'\n'/ }"
   # At run level 1 the packages' services are not started.
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -q || true
   # shellcheck disable=SC2086 # a list of names

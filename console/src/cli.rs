@@ -116,7 +116,7 @@ Examples:
     Show(SatelliteName),
     /// End a satellite's connection and refuse its certificates from now on
     Revoke(SatelliteName),
-    /// Forget a satellite that is revoked or never joined; what it saw stays
+    /// Forget a satellite that is revoked or never joined; what it saw stays in the history
     Remove(SatelliteName),
 }
 

@@ -81,6 +81,8 @@ fn enroll(token: String, place: Place, proxy: Option<&str>) -> anyhow::Result<()
         token
     };
     let shown_dir = place.data_dir.display().to_string();
+    let shown_config =
+        place.config.as_ref().map_or_else(String::new, |file| format!(" --config {}", file.display()));
     let (data, config) = place.resolve();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let enrolled = runtime.block_on(enroll::enroll(&token, &data, &config, proxy)).context("cannot enrol")?;
@@ -98,11 +100,12 @@ fn enroll(token: String, place: Place, proxy: Option<&str>) -> anyhow::Result<()
     println!("Enrolled as `{}` in segment `{}`{tenant}.", enrolled.name, enrolled.segment);
     println!();
     println!("Scope, {origin}; only an edit of {} changes it:", config.display());
-    for line in enrolled.scope.to_toml().lines().filter(|line| !line.trim_start().starts_with('#')) {
+    let text = enrolled.scope.to_toml();
+    for line in text.lines().filter(|line| !line.trim_start().starts_with('#') && !line.trim().is_empty()) {
         println!("  {line}");
     }
     println!();
-    println!("Next: portolan-satellite run --data-dir {shown_dir}");
+    println!("Next: portolan-satellite run --data-dir {shown_dir}{shown_config}");
     Ok(())
 }
 

@@ -14,8 +14,8 @@ pub enum ConfigError {
     #[error(transparent)]
     File(#[from] FileError),
     /// It has mistakes: all of them.
-    #[error(transparent)]
-    Mistakes(#[from] Mistakes),
+    #[error("the scope file has mistakes\n{0}")]
+    Mistakes(Mistakes),
 }
 
 /// Reads the scope from the file.
@@ -23,7 +23,8 @@ pub enum ConfigError {
 /// # Errors
 /// When the file is missing or has mistakes; all of them are reported at once.
 pub fn load(path: &Path) -> Result<Scope, ConfigError> {
-    Ok(parse(&path.display().to_string(), &files::read_text(path, MAX_FILE_BYTES)?)?)
+    parse(&path.display().to_string(), &files::read_text(path, MAX_FILE_BYTES)?)
+        .map_err(ConfigError::Mistakes)
 }
 
 /// Reads the scope from the file's text.

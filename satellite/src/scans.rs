@@ -233,6 +233,12 @@ fn end_of(summary: SweepSummary) -> v1::ScanEnd {
         coverage: summary
             .coverage
             .into_iter()
+            .inspect(|(addresses, _)| {
+                let cut = addresses.range_count().saturating_sub(MAX_COVERAGE_RANGES);
+                if cut > 0 {
+                    tracing::warn!(cut, "the coverage is too scattered to report in full");
+                }
+            })
             .map(|(addresses, ports)| v1::Coverage {
                 addresses: addresses
                     .ranges()

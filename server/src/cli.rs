@@ -135,7 +135,8 @@ fn read_config(path: Option<PathBuf>) -> anyhow::Result<Config> {
         None => return Ok(Config::default()),
     };
     let text = portolan_transport::files::read_text(&path, MAX_CONFIG_BYTES)?;
-    Ok(Config::from_toml(&path.display().to_string(), &text)?)
+    Config::from_toml(&path.display().to_string(), &text)
+        .map_err(|mistakes| anyhow::anyhow!("the settings have mistakes\n{mistakes}"))
 }
 
 async fn watch_signals(shutdown: CancellationToken, reload: Arc<Notify>) {

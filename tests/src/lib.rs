@@ -5,6 +5,7 @@
 //! - [`judge`]: nmap as the independent opinion on what is open, closed and filtered.
 //! - [`scene`]: the scene that most end-to-end tests play in.
 //! - [`deployment`]: a Portolan server, its operator and its satellites, as an administrator would set them up.
+//! - [`client`]: a peer that says on the wire what no honest program would.
 //!
 //! A test reads like this:
 //!
@@ -25,10 +26,12 @@
 //! }
 //! ```
 //!
-//! The library links none of the crates under test: what it knows of Portolan is what an operator can see.
+//! What the lab, the judge and the deployment know of Portolan is what an operator can see; they use none of the crates
+//! under test. [`client`] alone does: it speaks the wire format, and judges nothing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a lab that cannot be built is a failed test")]
 
+pub mod client;
 pub mod deployment;
 pub mod judge;
 pub mod lab;

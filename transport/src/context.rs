@@ -83,7 +83,7 @@ impl Context {
     /// # Errors
     /// [`ContextError`], naming the file.
     pub fn load(path: &Path) -> Result<Self, ContextError> {
-        let text = files::read_text(path, MAX_FILE_BYTES).map_err(|error| match error.source.kind() {
+        let text = files::read_text(path, MAX_FILE_BYTES).map_err(|error| match error.cause.kind() {
             std::io::ErrorKind::NotFound => ContextError::Missing { path: path.to_owned() },
             _ => error.into(),
         })?;

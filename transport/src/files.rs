@@ -5,23 +5,24 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// A file operation that failed: what, on which path, why.
+/// A file operation that failed: what, on which path, why. The cause is part of the words, so it is no `source`: whoever
+/// prints a chain of sources would say it twice.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {}: {source}", path.display())]
+#[error("cannot {action} {}: {cause}", path.display())]
 pub struct FileError {
     /// What was attempted, as a verb.
     pub action: &'static str,
     /// On what.
     pub path: PathBuf,
     /// Why it failed.
-    pub source: io::Error,
+    pub cause: io::Error,
 }
 
 impl FileError {
     /// For `map_err`.
     pub fn on(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self { action, path, source }
+        move |cause| Self { action, path, cause }
     }
 }
 

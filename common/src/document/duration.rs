@@ -47,15 +47,15 @@ pub fn parse_duration(text: &str) -> Result<Duration, Flaw> {
     Ok(Duration::from_millis(total))
 }
 
-/// The text that [`parse_duration`] reads back, in the largest units that fit: `1h30m`. What is below a millisecond
-/// is left out.
+/// The text that [`parse_duration`] reads back, in the largest units that fit: `1h30m`. Weeks are not among them: `31d`
+/// says more than `4w3d`. What is below a millisecond is left out.
 pub fn duration_text(duration: Duration) -> String {
     let mut rest = duration.as_millis();
     if rest == 0 {
         return "0s".to_owned();
     }
     let mut text = String::new();
-    for (unit, scale) in UNITS {
+    for (unit, scale) in UNITS.into_iter().filter(|(unit, _)| *unit != "w") {
         let count = rest / u128::from(scale);
         if count > 0 {
             text.push_str(&format!("{count}{unit}"));

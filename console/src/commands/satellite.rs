@@ -123,7 +123,7 @@ fn remove(name: &str, global: &Global) -> Result<Exit, ConsoleError> {
         answer.map_err(ConsoleError::call(format!("remove satellite `{name}`")))
     })?;
     print(|out| match format {
-        Format::Table => writeln!(out, "Satellite {name} is removed; what it saw stays."),
+        Format::Table => writeln!(out, "Satellite {name} is removed; what it saw stays in the history."),
         format => write_one(out, format, &RemovedDocument { name, removed: true }),
     })?;
     Ok(Exit::Done)

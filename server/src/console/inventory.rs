@@ -1,7 +1,7 @@
 //! `portolan ports` and `portolan history`: streamed from a blocking thread, as fast as the reader takes them.
 
 use super::{ConsoleService, Streamed};
-use crate::store::{HistoryQuery, InventoryQuery, StoreError};
+use crate::store::{HistoryQuery, InventoryQuery, StoreError, is_name};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use portolan_common::addresses::parse_network;
@@ -40,7 +40,7 @@ pub(super) fn ports(
                     segment: satellite.segment,
                     tenant: satellite.tenant,
                     address: address_to_wire(row.address),
-                    target: row.target,
+                    target: if is_name(&row.target) { row.target } else { String::new() },
                     protocol: v1::Protocol::from(row.protocol).into(),
                     state: v1::PortState::from(row.state).into(),
                     reason: v1::Reason::from(row.reason).into(),

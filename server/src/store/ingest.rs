@@ -288,7 +288,8 @@ impl Pending<'_> {
     }
 }
 
-fn is_name(target: &str) -> bool {
+/// Whether a target as it was typed is a host name.
+pub fn is_name(target: &str) -> bool {
     matches!(target.parse::<TargetSpec>(), Ok(TargetSpec { target: Target::Name(_), .. }))
 }
 

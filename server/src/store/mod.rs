@@ -18,7 +18,7 @@ mod sweeps;
 mod writer;
 
 pub use history::{Change, FirstSeen, HistoryQuery};
-pub use ingest::{IngestBatch, IngestItem, IngestOutcome, SweepEnd};
+pub use ingest::{IngestBatch, IngestItem, IngestOutcome, SweepEnd, is_name};
 pub use inventory::{InventoryQuery, InventoryRow};
 pub use registry::{SatelliteRecord, TokenRecord};
 
@@ -77,12 +77,12 @@ pub enum StoreError {
     #[error(transparent)]
     Record(#[from] RecordError),
     /// The directory cannot be read or written.
-    #[error("cannot use the store's directory {}: {source}", path.display())]
+    #[error("cannot use the store's directory {}: {cause}", path.display())]
     Directory {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The writer ended: a write before this one failed for good.
     #[error(
@@ -115,7 +115,7 @@ impl Store {
             return Err(StoreError::Exists(path.to_owned()));
         }
         portolan_transport::files::create_private_dir(path)
-            .map_err(|error| StoreError::Directory { path: path.to_owned(), source: error.source })?;
+            .map_err(|error| StoreError::Directory { path: path.to_owned(), cause: error.cause })?;
         let trees = Trees::open(path)?;
         trees.state.insert(keys::SCHEMA, &SCHEMA.to_be_bytes())?;
         trees.db.flush()?;
@@ -209,7 +209,7 @@ impl Trees {
             Ok(Self { db, state })
         });
         opened.map_err(|error| match error {
-            sled::Error::Io(source) => StoreError::Directory { path: path.to_owned(), source },
+            sled::Error::Io(cause) => StoreError::Directory { path: path.to_owned(), cause },
             error => damaged(path, error.to_string()),
         })
     }
@@ -237,7 +237,7 @@ impl Trees {
 /// Dying while sled writes a snapshot leaves `snap.*.generating`, which sled then takes for a broken snapshot for
 /// ever. Nothing that was flushed is in it alone.
 fn remove_unfinished_snapshots(path: &Path) -> Result<(), StoreError> {
-    let failed = |source| StoreError::Directory { path: path.to_owned(), source };
+    let failed = |cause| StoreError::Directory { path: path.to_owned(), cause };
     for entry in std::fs::read_dir(path).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         let text = name.to_string_lossy();

@@ -23,7 +23,7 @@ impl Rescue {
     /// died while sled was at work on the files.
     pub(super) fn take(store: &Path) -> Result<Option<Self>, StoreError> {
         let rescue = Self { store: store.to_owned() };
-        let failed = |source| StoreError::Directory { path: store.to_owned(), source };
+        let failed = |cause| StoreError::Directory { path: store.to_owned(), cause };
         if rescue.copy().exists() {
             tracing::warn!(path = %store.display(), "an earlier start died while it opened the store; its files are put back");
             rescue.put_back().map_err(failed)?;

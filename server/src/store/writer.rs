@@ -37,7 +37,7 @@ impl Writer {
                 run(&trees, &data, queue);
                 flag.store(false, Ordering::Release);
             })
-            .map_err(|source| StoreError::Directory { path, source })?;
+            .map_err(|cause| StoreError::Directory { path, cause })?;
         Ok(Self { jobs, alive })
     }
 
@@ -110,12 +110,12 @@ impl DataFile {
     fn open(path: PathBuf) -> Result<Self, StoreError> {
         match File::open(path.join("db")) {
             Ok(file) => Ok(Self { file, path }),
-            Err(source) => Err(StoreError::Directory { path, source }),
+            Err(cause) => Err(StoreError::Directory { path, cause }),
         }
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        self.file.sync_data().map_err(|source| StoreError::Directory { path: self.path.clone(), source })
+        self.file.sync_data().map_err(|cause| StoreError::Directory { path: self.path.clone(), cause })
     }
 }
 

@@ -91,16 +91,23 @@ impl Deployment {
         at_home(self.server_host.command(&path_of("portolan-server")), &self.directory.join("server-home"))
     }
 
+    /// Writes a configuration file for [`Deployment::start_with`]; returns the arguments that name it.
+    pub fn config(&self, toml: &str) -> [String; 2] {
+        let file = self.directory.join("server.toml");
+        fs::write(&file, toml).expect("a file below /run");
+        ["--config".into(), file.display().to_string()]
+    }
+
     /// Starts the server and waits until it answers the console.
     #[track_caller]
     pub fn start(&self) {
-        self.start_with(&[]);
+        self.start_with::<&str>(&[]);
     }
 
     /// The same with further arguments to `run`.
     #[track_caller]
-    pub fn start_with(&self, more: &[&str]) {
-        let mut server = self.run_command().args(more.iter().copied()).spawn();
+    pub fn start_with<S: AsRef<str>>(&self, more: &[S]) {
+        let mut server = self.run_command().args(more.iter().map(AsRef::as_ref)).spawn();
         wait_until("the server to answer `portolan status`", SOON, || {
             assert!(server.is_running(), "the server ended:\n{}{}", server.stdout(), server.stderr());
             self.console(&["status"]).code == 0
@@ -151,6 +158,26 @@ impl Deployment {
     /// Everything below here is this deployment's.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// `GET` of one of the server's own pages as nobody, with curl: the HTTP status and the text. Needs
+    /// [`need!("curl")`](crate::need).
+    #[track_caller]
+    pub fn get(&self, path: &str) -> (String, String) {
+        let curl = self.server_host.command("curl").args(["--silent", "--insecure", "--max-time", "20"]);
+        let url = format!("https://{}{path}", self.address());
+        let said = curl.args(["--write-out", "\n%{http_code}", &url]).run().stdout;
+        let (text, code) = said.rsplit_once('\n').unwrap_or_default();
+        (code.to_owned(), text.to_owned())
+    }
+
+    /// One number of `/metrics`, which the server's configuration must open to anyone.
+    #[track_caller]
+    pub fn metric(&self, name: &str) -> u64 {
+        let (_, text) = self.get("/metrics");
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let number = line.and_then(|value| value.parse().ok());
+        number.unwrap_or_else(|| panic!("no number {name} in:\n{text}"))
     }
 
     // === the console ===
@@ -233,11 +260,18 @@ impl Deployment {
     /// The same with a scope proposed in the token.
     #[track_caller]
     pub fn satellite_with_scope(&self, host: &Host, name: &str, scope: &str) -> Satellite {
-        let token = self.invite(name, host.segment(), &["--scope", scope]);
-        let satellite = self.satellite_on(host, name);
-        satellite.enroll(&token).ok();
+        let satellite = self.enrolled(host, name, &["--scope", scope]);
         satellite.start();
         self.wait_for_status(name, "online");
+        satellite
+    }
+
+    /// A satellite that was added and enrolled, and is not started: a test may take its place.
+    #[track_caller]
+    pub fn enrolled(&self, host: &Host, name: &str, more: &[&str]) -> Satellite {
+        let token = self.invite(name, host.segment(), more);
+        let satellite = self.satellite_on(host, name);
+        satellite.enroll(&token).ok();
         satellite
     }
 

@@ -78,6 +78,11 @@ impl Identity {
         &self.key
     }
 
+    /// The leaf and every certificate that came along, PEM.
+    pub fn chain(&self) -> String {
+        format!("{}{}", self.certificate, self.others.concat())
+    }
+
     /// The leaf as `openssl x509 -text` tells it.
     pub fn description(&self) -> String {
         openssl(&["x509", "-noout", "-text"], &self.certificate)
@@ -93,8 +98,21 @@ impl Identity {
     /// expired years ago.
     #[track_caller]
     pub fn expired_twin(&self, server_data: &Path, scratch: &Path) -> String {
+        self.twin_until("20200201000000Z", server_data, scratch)
+    }
+
+    /// The same, but it expires so long from now.
+    #[track_caller]
+    pub fn short_lived_twin(&self, life: Duration, server_data: &Path, scratch: &Path) -> Self {
+        let end = format!("{} seconds", life.as_secs());
+        let end = run_ok(Program::new("date").args(["-u", "-d", &end, "+%Y%m%d%H%M%SZ"])).stdout;
+        self.with_certificate(&self.twin_until(end.trim(), server_data, scratch))
+    }
+
+    #[track_caller]
+    fn twin_until(&self, end: &str, server_data: &Path, scratch: &Path) -> String {
         let issuing = |extension: &str| server_data.join("ca").join(format!("issuing.{extension}"));
-        let dates = ["-startdate", "20200101000000Z", "-enddate", "20200201000000Z"];
+        let dates = ["-startdate", "20200101000000Z", "-enddate", end];
         self.sign(scratch, &dates, Some((issuing("crt"), issuing("key"))))
     }
 
@@ -156,8 +174,7 @@ impl Identity {
         let chain = directory.join(format!("client-{number}.crt"));
         let key = directory.join(format!("client-{number}.key"));
         fs::create_dir_all(directory).expect("a directory below /run");
-        fs::write(&chain, format!("{}{}", self.certificate, self.others.concat()))
-            .expect("a file below /run");
+        fs::write(&chain, self.chain()).expect("a file below /run");
         fs::write(&key, &self.key).expect("a file below /run");
         [chain, key].map(|path| path.display().to_string())
     }

@@ -41,7 +41,7 @@ fn render_host(runs: &[PortRun], view: &View) -> String {
         .collect();
     rows.sort_by(|(a, i), (b, j)| (a.protocol, i, &a.satellite).cmp(&(b.protocol, j, &b.satellite)));
     let mut columns =
-        Columns::new(["PORT", "STATE", "SERVICE", "SEEN FROM", "SINCE", "LAST SEEN"]).indented(2);
+        Columns::new(["PORT", "STATE", "REASON", "SERVICE", "SEEN FROM", "SINCE", "LAST SEEN"]).indented(2);
     let rest = runs.iter().filter(|run| run.state != PortState::Open);
     for (run, port) in rows {
         let service = services::name(run.protocol, port).unwrap_or_default();
@@ -53,11 +53,13 @@ fn render_host(runs: &[PortRun], view: &View) -> String {
     format!("{title}\n{}", columns.render(view.paint))
 }
 
-fn row(run: &PortRun, port: String, service: &str, view: &View) -> [Cell; 6] {
+fn row(run: &PortRun, port: String, service: &str, view: &View) -> [Cell; 7] {
     let vantage = format!("{} ({})", printable(&run.satellite), printable(&run.segment));
     [
         Cell::plain(port),
         Cell::new(run.state.as_str(), styles::of_state(run.state)),
+        // An open port's reason is always the same; two filtered rows may differ in nothing else.
+        Cell::quiet(if run.state == PortState::Open { "" } else { run.reason.as_str() }),
         Cell::plain(service),
         Cell::plain(vantage),
         Cell::plain(time::local_and_relative(run.since, view.now, &view.zone)),
@@ -83,11 +85,11 @@ mod tests {
             render(&runs, &View::fixed()),
             "\
 10.99.2.10 (shop.internal)
-  PORT                         STATE   SERVICE  SEEN FROM          SINCE                            LAST SEEN
-  22/tcp                       open    ssh      office-1 (office)  2026-04-29 10:00:00 (2d 2h ago)  3m ago
-  22/tcp                       open    ssh      pci-1 (pci)        2026-04-29 10:00:00 (2d 2h ago)  3m ago
-  443/tcp                      open    https    office-1 (office)  2026-04-29 10:00:00 (2d 2h ago)  3m ago
-  1-21,23-442/tcp (441 ports)  closed           office-1 (office)  2026-04-29 10:00:00 (2d 2h ago)  3m ago
+  PORT                         STATE   REASON        SERVICE  SEEN FROM          SINCE                            LAST SEEN
+  22/tcp                       open                  ssh      office-1 (office)  2026-04-29 10:00:00 (2d 2h ago)  3m ago
+  22/tcp                       open                  ssh      pci-1 (pci)        2026-04-29 10:00:00 (2d 2h ago)  3m ago
+  443/tcp                      open                  https    office-1 (office)  2026-04-29 10:00:00 (2d 2h ago)  3m ago
+  1-21,23-442/tcp (441 ports)  closed  conn-refused           office-1 (office)  2026-04-29 10:00:00 (2d 2h ago)  3m ago
 
 10.99.2.11
   PORT    STATE  SERVICE  SEEN FROM          SINCE                            LAST SEEN

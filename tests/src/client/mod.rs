@@ -1,0 +1,134 @@
+//! A peer that a test holds in its hand: one connection as whoever has an identity, saying on the wire what no honest
+//! program would say, when no honest program would.
+
+mod messages;
+mod uplink;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portolan_proto::v1;
+use portolan_proto::v1::console_client::ConsoleClient;
+use portolan_proto::v1::enrollment_client::EnrollmentClient;
+use portolan_proto::v1::uplink_client::UplinkClient;
+use portolan_transport::context::Context;
+use portolan_transport::dial::Dialer;
+use portolan_transport::{identity, pin, tls};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tonic::Status;
+use tonic::transport::Channel;
+
+pub use self::messages::{end, hello, host, now_ms, observations, run};
+pub use self::uplink::{Heard, Uplink};
+
+use crate::deployment::{Deployment, Identity, Satellite};
+use crate::lab::Host;
+use crate::wait::SOON;
+
+/// One connection to a server. Dropping it cuts the connection, whatever is under way.
+pub struct Client {
+    runtime: Runtime,
+    channel: Channel,
+}
+
+impl Client {
+    /// Connects from a host as whoever holds `identity`, or as nobody.
+    ///
+    /// # Errors
+    /// When the server lets nobody of that kind in.
+    #[track_caller]
+    pub fn open(from: &Host, deployment: &Deployment, identity: Option<&Identity>) -> Result<Self, String> {
+        let file = deployment.admin_file();
+        let root = Context::load(&file).and_then(|context| context.root(&file)).expect("the admin's context");
+        let config = match identity {
+            Some(identity) => {
+                let pem = format!("{}{}", identity.chain(), identity.key());
+                let own = identity::Identity::from_pem(&pem, Path::new("identity")).expect("an identity");
+                tls::client_config(&root, &own).expect("certificate and key belong together")
+            }
+            None => tls::pinned_config(pin::fingerprint(&root)).expect("TLS 1.3").0,
+        };
+        let dialer = Dialer { servers: vec![deployment.address()], proxy: None, tls: Arc::new(config) };
+        // Threads stay in the network of the one that made them.
+        let runtime = from.inside(|| Builder::new_multi_thread().worker_threads(1).enable_all().build());
+        let runtime = runtime.expect("threads");
+        let dialled = runtime.spawn(async move { dialer.connect().await });
+        let dialled = runtime.block_on(dialled).expect("dialling does not panic");
+        dialled.map(|channel| Self { runtime, channel }).map_err(|error| error.to_string())
+    }
+
+    /// Connects as nobody.
+    #[track_caller]
+    pub fn anonymous(deployment: &Deployment) -> Self {
+        Self::open(deployment.server_host(), deployment, None).expect("a connection")
+    }
+
+    /// Connects as the first admin, from the server's own host.
+    #[track_caller]
+    pub fn operator(deployment: &Deployment) -> Self {
+        let identity = deployment.admin().identity();
+        Self::open(deployment.server_host(), deployment, Some(&identity)).expect("a connection")
+    }
+
+    /// Connects in the place of an enrolled satellite.
+    #[track_caller]
+    pub fn satellite(satellite: &Satellite, deployment: &Deployment) -> Self {
+        Self::open(satellite.host(), deployment, Some(&satellite.identity())).expect("a connection")
+    }
+
+    /// `Console/Status`.
+    ///
+    /// # Errors
+    /// The server's, or the connection's.
+    pub fn status(&self) -> Result<v1::StatusResponse, Status> {
+        let mut console = ConsoleClient::new(self.channel.clone());
+        self.finish(console.status(v1::StatusRequest {}))
+    }
+
+    /// `Console/RevokeSatellite`.
+    ///
+    /// # Errors
+    /// The server's, or the connection's.
+    pub fn revoke(&self, name: &str) -> Result<v1::RevokeSatelliteResponse, Status> {
+        let mut console = ConsoleClient::new(self.channel.clone());
+        self.finish(console.revoke_satellite(v1::RevokeSatelliteRequest { name: name.to_owned() }))
+    }
+
+    /// `Enrollment/Enroll`.
+    ///
+    /// # Errors
+    /// The server's, or the connection's.
+    pub fn enroll(&self, request: v1::EnrollRequest) -> Result<v1::EnrollResponse, Status> {
+        let mut enrollment = EnrollmentClient::new(self.channel.clone());
+        self.finish(enrollment.enroll(request))
+    }
+
+    /// `Uplink/Connect`, with nothing said yet.
+    ///
+    /// # Errors
+    /// The server's, or the connection's.
+    pub fn uplink(&self) -> Result<Uplink, Status> {
+        let (up, messages) = Uplink::outbound();
+        let mut uplink = UplinkClient::new(self.channel.clone()).max_decoding_message_size(64 << 20);
+        let down = self.finish(uplink.connect(messages))?;
+        Ok(Uplink::new(self.runtime.handle().clone(), up, down))
+    }
+
+    /// A stream on which Hello was said and Welcome heard.
+    #[track_caller]
+    pub fn greeted(&self, epoch: u8) -> Uplink {
+        let mut uplink = self.uplink().expect("a stream");
+        uplink.greet(hello(epoch));
+        uplink
+    }
+
+    fn finish<T>(&self, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Status> {
+        within(self.runtime.handle(), SOON, call).expect("an answer in time").map(tonic::Response::into_inner)
+    }
+}
+
+/// Runs to its end what must end soon.
+fn within<T>(handle: &Handle, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    handle.block_on(async { tokio::time::timeout(limit, work).await.ok() })
+}
