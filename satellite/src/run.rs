@@ -45,6 +45,7 @@ pub enum RunError {
 pub async fn run(data: DataDir, config_file: PathBuf, shutdown: CancellationToken) -> Result<(), RunError> {
     let enrollment = data.enrollment()?;
     let _lock = data.lock()?;
+    let stamp = scope_watch::stamp(&config_file);
     let scope = config::load(&config_file)?;
     if scope.allow.is_empty() {
         tracing::warn!(file = %config_file.display(), "the scope allows nothing: every scan will be refused");
@@ -64,7 +65,7 @@ pub async fn run(data: DataDir, config_file: PathBuf, shutdown: CancellationToke
         progress,
     };
     tracing::info!(satellite = %enrollment.name, version = env!("CARGO_PKG_VERSION"), "starting");
-    let watching = tokio::spawn(scope_watch::watch(config_file, guard));
+    let watching = tokio::spawn(scope_watch::watch(config_file, stamp, guard));
     let result = uplink.run(shutdown).await;
     watching.abort();
     scans.cancel_all();

@@ -1,15 +1,17 @@
 //! The scans that run here: each resolves its names, sweeps, and puts what it sees into the outbox as it comes.
 
-use crate::engine::{self, EngineContext, Method, Outcome, SweepEvent, SweepRequest, SweepSummary};
+use crate::engine::{self, EngineContext, Method, Outcome, Refusal, SweepEvent, SweepRequest, SweepSummary};
 use crate::resolve;
 use crate::uplink::outbox::Outbox;
 use jiff::Timestamp;
+use portolan_common::addresses::AddressSet;
 use portolan_common::ids::ScanId;
 use portolan_common::observation::HostObservation;
 use portolan_common::ports::PortSpec;
 use portolan_common::targets;
 use portolan_proto::batch;
 use portolan_proto::v1;
+use prost::Message as _;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,8 +28,14 @@ const BATCH_WAIT: Duration = Duration::from_millis(50);
 const EVENTS: usize = 1024;
 /// Scans at once.
 const MAX_SCANS: usize = 64;
-/// Ranges in one coverage message.
-const MAX_COVERAGE_RANGES: usize = 10_000;
+/// The end of a scan must fit into one message of the uplink whatever was scanned: bytes of its refusals, …
+const MAX_REFUSAL_BYTES: usize = 256 * 1024;
+/// … bytes of its coverage, …
+const MAX_COVERAGE_BYTES: usize = 512 * 1024;
+/// … and names that did not resolve.
+const MAX_UNRESOLVED: usize = 1000;
+/// Characters of a rule or of a refused port list that are shown; a scope may list a thousand ports.
+const MAX_SHOWN: usize = 400;
 
 /// See the module.
 pub struct Scans {
@@ -125,14 +133,26 @@ impl Scans {
         };
         let targets = targets.resolve(&lookup);
         tracing::info!(scan = %id, addresses = %targets.addresses.len(), ports = ports.len(), "scan");
-        let unresolved =
-            unresolved.into_iter().map(|u| v1::Unresolved { name: u.name, error: u.error }).collect();
+        let excluded: Vec<&str> = targets.unresolved_excludes.iter().map(String::as_str).collect();
+        if !excluded.is_empty() {
+            // Whoever excludes a fragile device must not find it scanned because the resolver was away.
+            return failed(format!(
+                "what is excluded does not resolve here ({}), so nothing was scanned: exclude addresses instead",
+                excluded.join(", ")
+            ));
+        }
+        let unresolved_dropped = unresolved.len().saturating_sub(MAX_UNRESOLVED) as u64;
+        let unresolved = unresolved
+            .into_iter()
+            .take(MAX_UNRESOLVED)
+            .map(|u| v1::Unresolved { name: u.name, error: u.error })
+            .collect();
         let (sender, receiver) = mpsc::channel(EVENTS);
         let request = SweepRequest { targets, ports, method, gentle: start.gentle };
         let sweeping = engine::sweep(request, self.context.clone(), sender, cancel);
         let (summary, ()) = tokio::join!(sweeping, self.forward(id, receiver));
         tracing::info!(scan = %id, probes = summary.probes_sent, outcome = ?summary.outcome, "scan ended");
-        v1::ScanEnd { unresolved, ..end_of(summary) }
+        v1::ScanEnd { unresolved, unresolved_dropped, ..end_of(summary) }
     }
 
     /// Gathers what comes into batches; a batch waits a moment for company, never long.
@@ -217,42 +237,121 @@ fn end_of(summary: SweepSummary) -> v1::ScanEnd {
         Outcome::Cancelled => (v1::scan_end::Outcome::Cancelled, String::new()),
         Outcome::Failed(why) => (v1::scan_end::Outcome::Failed, why),
     };
+    let (refusals, refusals_dropped) = bounded_refusals(summary.refusals);
+    let (coverage, coverage_dropped) = bounded_coverage(summary.coverage);
     v1::ScanEnd {
         outcome: outcome.into(),
         error,
-        refusals: summary
-            .refusals
-            .into_iter()
-            .map(|refusal| v1::Refusal {
-                target: refusal.addresses.to_string(),
-                ports: refusal.ports.map(|ports| ports.to_string()).unwrap_or_default(),
-                rule: refusal.rule,
-            })
-            .collect(),
-        refusals_dropped: summary.refusals_dropped,
-        coverage: summary
-            .coverage
-            .into_iter()
-            .inspect(|(addresses, _)| {
-                let cut = addresses.range_count().saturating_sub(MAX_COVERAGE_RANGES);
-                if cut > 0 {
-                    tracing::warn!(cut, "the coverage is too scattered to report in full");
-                }
-            })
-            .map(|(addresses, ports)| v1::Coverage {
-                addresses: addresses
-                    .ranges()
-                    .take(MAX_COVERAGE_RANGES)
-                    .map(|range| range.to_string())
-                    .collect(),
-                ports: ports.to_string(),
-            })
-            .collect(),
+        refusals,
+        refusals_dropped: summary.refusals_dropped + refusals_dropped,
+        coverage,
+        coverage_dropped,
         hosts_up: summary.hosts_up,
         hosts_total: summary.hosts_total,
         probes_sent: summary.probes_sent,
         method: summary.method.to_string(),
         method_reason: summary.method_reason,
         ..v1::ScanEnd::default()
+    }
+}
+
+/// As many refusals as fit, and how many do not.
+fn bounded_refusals(refusals: Vec<Refusal>) -> (Vec<v1::Refusal>, u64) {
+    let mut room = MAX_REFUSAL_BYTES;
+    let mut kept = Vec::new();
+    let mut dropped = 0;
+    for refusal in refusals {
+        let refusal = v1::Refusal {
+            target: refusal.addresses.to_string(),
+            ports: refusal.ports.map(|ports| shown(&ports.to_string())).unwrap_or_default(),
+            rule: shown(&refusal.rule),
+        };
+        match room.checked_sub(refusal.encoded_len() + 4) {
+            Some(left) => {
+                room = left;
+                kept.push(refusal);
+            }
+            None => dropped += 1,
+        }
+    }
+    (kept, dropped)
+}
+
+/// As much coverage as fits, and how many address ranges do not.
+fn bounded_coverage(coverage: Vec<(AddressSet, PortSpec)>) -> (Vec<v1::Coverage>, u64) {
+    let mut room = MAX_COVERAGE_BYTES;
+    let mut kept = Vec::new();
+    let mut dropped = 0;
+    for (addresses, ports) in coverage {
+        let mut part = v1::Coverage { addresses: Vec::new(), ports: ports.to_string() };
+        let head = part.ports.len() + 8;
+        for range in addresses.ranges().map(|range| range.to_string()) {
+            let cost = range.len() + 4 + if part.addresses.is_empty() { head } else { 0 };
+            match room.checked_sub(cost) {
+                Some(left) => {
+                    room = left;
+                    part.addresses.push(range);
+                }
+                None => dropped += 1,
+            }
+        }
+        if !part.addresses.is_empty() {
+            kept.push(part);
+        }
+    }
+    if dropped > 0 {
+        tracing::warn!(dropped, "the coverage is too scattered to report in full");
+    }
+    (kept, dropped)
+}
+
+fn shown(text: &str) -> String {
+    if text.len() <= MAX_SHOWN {
+        return text.to_owned();
+    }
+    format!("{}…", text.chars().take(MAX_SHOWN).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::MAX_REFUSALS;
+    use portolan_common::addresses::AddressRange;
+    use portolan_common::ports::PortSet;
+    use portolan_proto::MAX_UPLINK_BYTES;
+    use std::net::Ipv4Addr;
+
+    /// A record that the server's limit turns away would be sent again for ever.
+    #[test]
+    fn the_end_of_the_most_scattered_scan_fits_into_a_message() {
+        let scattered: PortSet = (0..=u16::MAX).filter(|port| port % 2 == 0).collect();
+        let ports = PortSpec { tcp: scattered, udp: PortSet::default() };
+        let address = |n: u32| AddressRange::single(Ipv4Addr::from_bits(n * 2).into());
+        let refusals = (0..MAX_REFUSALS as u32)
+            .map(|n| Refusal {
+                addresses: address(n),
+                ports: Some(ports.clone()),
+                rule: format!("ports {ports}"),
+            })
+            .collect();
+        let coverage =
+            (0..20).map(|n| ((n * 50_000..(n + 1) * 50_000).map(address).collect(), ports.clone())).collect();
+        let summary = SweepSummary {
+            outcome: Outcome::Complete,
+            hosts_up: 0,
+            hosts_total: 1_000_000,
+            probes_sent: 0,
+            refusals,
+            refusals_dropped: 5,
+            coverage,
+            method: Method::Connect,
+            method_reason: String::new(),
+        };
+        let end = end_of(summary);
+        assert!(end.encoded_len() < MAX_UPLINK_BYTES - 64 * 1024, "{} bytes", end.encoded_len());
+        let named = end.refusals.len() as u64;
+        assert!(named > 100 && end.refusals_dropped == MAX_REFUSALS as u64 - named + 5);
+        let covered: usize = end.coverage.iter().map(|part| part.addresses.len()).sum();
+        assert!(covered > 1000 && covered as u64 + end.coverage_dropped == 1_000_000);
     }
 }

@@ -3,16 +3,17 @@
 use crate::config;
 use arc_swap::ArcSwap;
 use portolan_common::scope::Guard;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// How often the file is looked at.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Watches `file` for ever.
-pub async fn watch(file: PathBuf, guard: Arc<ArcSwap<Guard>>) {
-    let mut known = stamp(&file);
+/// Watches `file` for ever. `known` is its stamp from before it was read into `guard`, so that no edit in between is
+/// missed.
+pub async fn watch(file: PathBuf, mut known: Option<Stamp>, guard: Arc<ArcSwap<Guard>>) {
     loop {
         tokio::time::sleep(PERIOD).await;
         let now = stamp(&file);
@@ -31,8 +32,21 @@ pub async fn watch(file: PathBuf, guard: Arc<ArcSwap<Guard>>) {
     }
 }
 
-/// A file that is replaced or edited differs in one of these.
-fn stamp(file: &std::path::Path) -> Option<(SystemTime, u64)> {
+/// What differs once a file is edited or replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    inode: u64,
+    length: u64,
+    changed: (i64, i64),
+}
+
+/// The stamp of a file; `None` while there is none.
+pub fn stamp(file: &Path) -> Option<Stamp> {
     let metadata = std::fs::metadata(file).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
+    // The change time, unlike the modification time, cannot be set back.
+    Some(Stamp {
+        inode: metadata.ino(),
+        length: metadata.len(),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
+    })
 }

@@ -214,6 +214,7 @@ impl Scans {
         let Some(part) = running.parts.get_mut(&satellite).filter(|part| !part.ended) else { return };
         part.ended = true;
         let outcome = end.outcome();
+        let unresolved = unresolved(&end);
         let error = match outcome {
             v1::scan_end::Outcome::Complete => String::new(),
             v1::scan_end::Outcome::Cancelled => "the scan was cancelled".into(),
@@ -226,7 +227,7 @@ impl Scans {
             error,
             refusals: end.refusals,
             refusals_dropped: end.refusals_dropped,
-            unresolved: end.unresolved.iter().map(|u| format!("{}: {}", u.name, u.error)).collect(),
+            unresolved,
             method: end.method,
             method_reason: end.method_reason,
             hosts_up: end.hosts_up,
@@ -331,6 +332,14 @@ impl Running {
         // The reader may have gone; its stream's end abandons the scan.
         let _ = self.events.send(event);
     }
+}
+
+fn unresolved(end: &v1::ScanEnd) -> Vec<String> {
+    let mut words: Vec<String> = end.unresolved.iter().map(|u| format!("{}: {}", u.name, u.error)).collect();
+    if end.unresolved_dropped > 0 {
+        words.push(format!("{} more names: see the satellite's log", end.unresolved_dropped));
+    }
+    words
 }
 
 fn end_event(name: &str, error: String) -> Event {

@@ -102,6 +102,10 @@ impl Committer {
                 scan.map_or(Forward::Nothing, |scan| Forward::Hosts(scan, accepted))
             }
             (Some(v1::record::Body::End(end)), Some(scan)) => {
+                if end.coverage_dropped > 0 {
+                    let dropped = end.coverage_dropped;
+                    tracing::warn!(satellite = %self.name, dropped, "a sweep's coverage was too scattered to report");
+                }
                 item.end = Some(SweepEnd { scan, end: end.clone() });
                 Forward::End(scan, end)
             }

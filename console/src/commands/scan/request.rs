@@ -92,9 +92,18 @@ fn read_list(path: &Path) -> Result<Vec<String>, ConsoleError> {
     let mut text = String::new();
     let limit = 2 * MAX_MESSAGE_BYTES as u64;
     if path.as_os_str() == "-" {
-        std::io::stdin().take(limit).read_to_string(&mut text).map_err(failed)?;
+        std::io::stdin().take(limit + 1).read_to_string(&mut text).map_err(failed)?;
     } else {
-        std::fs::File::open(path).map_err(failed)?.take(limit).read_to_string(&mut text).map_err(failed)?;
+        std::fs::File::open(path)
+            .map_err(failed)?
+            .take(limit + 1)
+            .read_to_string(&mut text)
+            .map_err(failed)?;
+    }
+    if text.len() as u64 > limit {
+        // What is cut off would be missing, or be half an address, and nobody would know.
+        let too_large = format!("it is larger than {} MiB: split it", limit / (1024 * 1024));
+        return Err(failed(std::io::Error::new(std::io::ErrorKind::FileTooLarge, too_large)));
     }
     let uncommented = text.lines().map(|line| line.split_once('#').map_or(line, |(before, _)| before));
     Ok(uncommented.flat_map(str::split_whitespace).map(ToOwned::to_owned).collect())
