@@ -37,7 +37,7 @@ say() { printf '\n== %s (%d s)\n' "$*" $((SECONDS - started)); }
 # What the tests use: command, Debian package, and whether the lab cannot be built without it.
 needed="ip:iproute2:yes ss:iproute2:no nft:nftables:yes unshare:util-linux:yes setpriv:util-linux:yes
   prlimit:util-linux:no openssl:openssl:no curl:curl:no jq:jq:no nmap:nmap:no ndiff:ndiff:no nginx:nginx-light:no
-  sshd:openssh-server:no ssh-keygen:openssh-client:no redis-server:redis-server:no"
+  sshd:openssh-server:no strace:strace:no script:bsdutils:no ssh-keygen:openssh-client:no redis-server:redis-server:no"
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 missing() { # prints `command:package:essential` for everything that is not there

@@ -13,7 +13,8 @@ pub fn push(batch: &mut Vec<u8>, host: &HostObservation) {
     let _ = host.encode_length_delimited(batch);
 }
 
-/// The hosts of a batch, at most [`MAX_HOSTS`]; an error ends them, since what follows cannot be found.
+/// The hosts of a batch; an error ends them, since what follows cannot be found. One more than [`MAX_HOSTS`] at most, so
+/// that the receiver can tell that there were too many.
 pub fn hosts(mut batch: &[u8]) -> impl Iterator<Item = Result<HostObservation, prost::DecodeError>> {
     std::iter::from_fn(move || {
         if batch.is_empty() {
@@ -25,7 +26,7 @@ pub fn hosts(mut batch: &[u8]) -> impl Iterator<Item = Result<HostObservation, p
         }
         Some(host)
     })
-    .take(MAX_HOSTS)
+    .take(MAX_HOSTS + 1)
 }
 
 #[cfg(test)]
@@ -53,6 +54,6 @@ mod tests {
         batch.extend([200, 1, 1]);
         let read: Vec<_> = hosts(&batch).collect();
         assert!(read.len() == 2 && read[0].is_ok() && read[1].is_err());
-        assert_eq!(hosts(&vec![0; MAX_HOSTS * 3]).count(), MAX_HOSTS);
+        assert_eq!(hosts(&vec![0; MAX_HOSTS * 3]).count(), MAX_HOSTS + 1);
     }
 }

@@ -9,7 +9,6 @@ use rustls::pki_types::CertificateDer;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::watch;
-use uuid::Uuid;
 
 /// A connection's other end.
 #[derive(Clone, Debug)]
@@ -46,15 +45,6 @@ pub enum PeerIdentity {
 }
 
 impl PeerIdentity {
-    /// What connections of the same holder are counted by; `None` when there is nobody to hold to account.
-    pub fn holder(&self) -> Option<Uuid> {
-        match self {
-            Self::Satellite { id, .. } => Some(id.0),
-            Self::Operator { id, .. } => Some(id.0),
-            Self::Anonymous | Self::Refused(_) => None,
-        }
-    }
-
     /// The end of the certificate, if there is one that counts.
     pub fn not_after(&self) -> Option<Timestamp> {
         match self {

@@ -41,8 +41,10 @@ const EXPIRE: Duration = Duration::from_millis(100);
 /// What an enrollment may send: a token and a signing request.
 const MAX_ENROLLMENT_BYTES: usize = 16 * 1024;
 
-/// Connections with one certificate.
-const CONNECTIONS_PER_HOLDER: usize = 64;
+/// A satellite has one connection, for a while two or three when links break.
+const CONNECTIONS_PER_SATELLITE: usize = 8;
+/// Scripts may share an operator's certificate.
+const CONNECTIONS_PER_OPERATOR: usize = 64;
 
 /// A server that cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -142,7 +144,8 @@ pub async fn run(
             public_metrics: config.public_metrics,
         },
         admission: Admission::new(config.unauthenticated_per_address, strangers),
-        holders: Admission::new(CONNECTIONS_PER_HOLDER, usize::MAX),
+        satellites: Admission::new(CONNECTIONS_PER_SATELLITE, usize::MAX),
+        operators: Admission::new(CONNECTIONS_PER_OPERATOR, usize::MAX),
         identifier: Identifier { deployment: id, registry: registry.clone() },
         limits: Limits::default(),
         metrics,

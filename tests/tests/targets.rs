@@ -150,3 +150,25 @@ fn vantage_points_may_be_named_in_one_list_or_one_by_one() {
         }
     });
 }
+
+/// Whoever excludes a fragile device by a name must not find it probed because the resolver was away.
+#[test]
+fn an_exclusion_that_does_not_resolve_stops_the_scan_before_it_sends_anything() {
+    in_lab!(|lab| {
+        let scene = OpenScene::build(lab);
+        let shop = scene.shop.v4().to_string();
+        let listener = scene.shop.listen(&[8099]);
+        let scan = scene.deployment.scan(&[
+            &shop,
+            "-p",
+            "8099",
+            "--from",
+            "office-1",
+            "--exclude",
+            "fragile.invalid",
+        ]);
+        scan.code_is(4).finished().says(&["fragile.invalid"]).says(&["nothing was scanned"]);
+        assert_eq!(scan.satellite("office-1")["complete"], false);
+        assert_eq!(listener.accepted(), 0, "the host was probed");
+    });
+}

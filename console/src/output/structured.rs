@@ -1,9 +1,12 @@
 //! JSON, JSON lines, YAML.
 
 use super::Format;
+use super::text::{is_dangerous, printable};
 use crate::document::Row;
+use serde::Serialize;
 use serde::ser::Error as _;
-use serde::{Serialize, Serializer};
+use serde_json::Serializer;
+use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
 use std::cell::Cell;
 use std::io::{self, Write};
 
@@ -13,7 +16,7 @@ pub fn write_one(out: &mut impl Write, format: Format, document: &impl Serialize
         Format::Jsonl => json_line(out, document),
         Format::Yaml => out.write_all(yaml(document)?.as_bytes()),
         _ => {
-            serde_json::to_writer_pretty(&mut *out, document)?;
+            document.serialize(&mut Serializer::with_formatter(&mut *out, Tame(PrettyFormatter::new())))?;
             out.write_all(b"\n")
         }
     }
@@ -34,23 +37,77 @@ pub fn write_list<T: Serialize + Row>(
 
 /// One line of JSON lines.
 pub fn json_line(out: &mut impl Write, item: &impl Serialize) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, item)?;
+    item.serialize(&mut Serializer::with_formatter(&mut *out, Tame(CompactFormatter)))?;
     out.write_all(b"\n")
 }
 
+/// JSON as it is, but for characters that could play tricks on a terminal: those are written as escapes, which mean the
+/// same to every reader of JSON. What satellites and names on the network say ends up here.
+struct Tame<F>(F);
+
+macro_rules! like_inner {
+    ($($method:ident $(($($name:ident: $type:ty),+))?),+ $(,)?) => {
+        $(fn $method<W: ?Sized + Write>(&mut self, out: &mut W $(, $($name: $type),+)?) -> io::Result<()> {
+            self.0.$method(out $(, $($name),+)?)
+        })+
+    };
+}
+
+impl<F: Formatter> Formatter for Tame<F> {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+        for piece in fragment.split_inclusive(is_dangerous) {
+            let dangerous = piece.chars().next_back().filter(|c| is_dangerous(*c));
+            let Some(last) = dangerous else {
+                out.write_all(piece.as_bytes())?;
+                continue;
+            };
+            out.write_all(&piece.as_bytes()[..piece.len() - last.len_utf8()])?;
+            for unit in last.encode_utf16(&mut [0; 2]) {
+                write!(out, "\\u{unit:04x}")?;
+            }
+        }
+        Ok(())
+    }
+
+    like_inner!(
+        begin_array,
+        end_array,
+        begin_array_value(first: bool),
+        end_array_value,
+        begin_object,
+        end_object,
+        begin_object_key(first: bool),
+        end_object_key,
+        begin_object_value,
+        end_object_value,
+    );
+}
+
+/// YAML has no formatter to hook into: the text is tamed first, as it is for people.
 fn yaml(document: &impl Serialize) -> io::Result<String> {
-    let mut text = serde_saphyr::to_string(document).map_err(io::Error::other)?;
+    let mut document = serde_json::to_value(document)?;
+    tame(&mut document);
+    let mut text = serde_saphyr::to_string(&document).map_err(io::Error::other)?;
     if !text.ends_with('\n') {
         text.push('\n');
     }
     Ok(text)
 }
 
+fn tame(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::String(text) => *text = printable(text).into_owned(),
+        serde_json::Value::Array(items) => items.iter_mut().for_each(tame),
+        serde_json::Value::Object(entries) => entries.values_mut().for_each(tame),
+        _ => {}
+    }
+}
+
 /// A list that is made while it is written, so that a large one is never whole in memory.
 struct Lazy<I>(Cell<Option<I>>);
 
 impl<T: Serialize, I: Iterator<Item = T>> Serialize for Lazy<I> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let items = self.0.take().ok_or_else(|| S::Error::custom("a list that was written before"))?;
         serializer.collect_seq(items)
     }
@@ -76,6 +133,16 @@ mod tests {
         let mut out = Vec::new();
         write_list(&mut out, format, items.iter().map(|text| Item(text))).unwrap();
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn what_could_trick_a_terminal_is_escaped_and_reads_back() {
+        let evil = "a\u{9b}31mb\u{202e}c\u{e0041}\u{1b}[0m\"é";
+        let json = list(Format::Json, &[evil]);
+        assert!(!json.chars().any(|c| c != '\n' && is_dangerous(c)), "{json:?}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&json).unwrap(), [evil]);
+        let yaml = list(Format::Yaml, &[evil]);
+        assert!(!yaml.chars().any(|c| c != '\n' && is_dangerous(c)), "{yaml:?}");
     }
 
     #[test]

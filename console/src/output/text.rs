@@ -25,7 +25,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 
 /// Control characters, the invisible ones that change direction, join or tag (Unicode's Cf, as far as it matters), and
 /// the two that XML 1.0 has no place for.
-fn is_dangerous(c: char) -> bool {
+pub fn is_dangerous(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{180e}' | '\u{fffe}' | '\u{ffff}' | '\u{e0000}'..='\u{e007f}'
             | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')

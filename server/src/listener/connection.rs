@@ -25,7 +25,10 @@ use tower::{ServiceExt as _, service_fn};
 /// HTTP/2 pings and their answers: a half-open connection is found in 16 s at most.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(6);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-const MAX_STREAMS: u32 = 64;
+/// An operator's console asks one thing at a time, a script perhaps many; a satellite has one uplink, and a stream that
+/// has not said who it is for may hold a message of over a megabyte.
+const OPERATOR_STREAMS: u32 = 64;
+const OTHER_STREAMS: u32 = 4;
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
@@ -99,9 +102,14 @@ pub(super) async fn serve(
         }
     };
     // Who proved an identity gives the place of a stranger back and takes one of its own.
-    let (_stranger, _holder) = match identity.holder() {
+    let place = match &identity {
+        PeerIdentity::Satellite { id, .. } => Some((&shared.satellites, id.0)),
+        PeerIdentity::Operator { id, .. } => Some((&shared.operators, id.0)),
+        PeerIdentity::Anonymous | PeerIdentity::Refused(_) => None,
+    };
+    let (_stranger, _holder) = match place {
         None => (Some(ticket), None),
-        Some(holder) => match shared.holders.admit(holder) {
+        Some((places, holder)) => match places.admit(holder) {
             Some(place) => (None, Some(place)),
             None => {
                 shared.metrics.connections_refused.inc();
@@ -132,7 +140,10 @@ pub(super) async fn serve(
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_streams(match identity {
+            PeerIdentity::Operator { .. } => OPERATOR_STREAMS,
+            _ => OTHER_STREAMS,
+        })
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_BYTES);

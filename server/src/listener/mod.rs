@@ -34,8 +34,10 @@ pub struct Shared {
     pub services: Services,
     /// Unauthenticated connections by address.
     pub admission: Arc<Admission<IpAddr>>,
-    /// Authenticated ones by certificate holder: one that was taken over must not take every descriptor.
-    pub holders: Arc<Admission<Uuid>>,
+    /// Those of satellites by satellite: one that was taken over must not take every descriptor.
+    pub satellites: Arc<Admission<Uuid>>,
+    /// Those of operators by operator.
+    pub operators: Arc<Admission<Uuid>>,
     /// Turns certificates into identities.
     pub identifier: Identifier,
     /// Time limits.

@@ -1,10 +1,10 @@
 //! Sweep records: one small record that proves what an unchanged sweep covered.
 
 use super::inventory::split;
-use super::record::{RecordError, decode};
+use super::record::decode;
 use super::{StoreError, Trees, keys};
 use jiff::Timestamp;
-use portolan_common::addresses::AddressSet;
+use portolan_common::addresses::{AddressRange, AddressSet};
 use portolan_common::ids::SatelliteId;
 use portolan_common::observation::Protocol;
 use portolan_common::ports::{PortSet, PortSpec};
@@ -16,6 +16,9 @@ use std::net::IpAddr;
 /// Address ranges in one record; an IPv6 range has at most 80 bytes. Ports take at most 7 KB beside them only when
 /// the ranges are few, so both are kept well below the largest value.
 const RANGES_PER_RECORD: usize = 12;
+
+/// Records of one sweep: 4 MB at most, whatever a satellite claims to have covered.
+const MAX_RECORDS: usize = 512;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct SweepRecord {
@@ -60,9 +63,10 @@ impl SweepRecord {
             refusals: end.refusals.len() as u64 + end.refusals_dropped,
         };
         let mut records = Vec::new();
+        let mut dropped = 0usize;
         for coverage in &end.coverage {
             let Ok(ports) = coverage.ports.parse::<PortSpec>() else {
-                tracing::warn!("a sweep's coverage has ports that cannot be read; it proves nothing");
+                dropped += coverage.addresses.len();
                 continue;
             };
             let pieces = split(&ports.tcp)
@@ -70,9 +74,18 @@ impl SweepRecord {
                 .map(|tcp| (Some((&tcp).into()), None))
                 .chain(split(&ports.udp).into_iter().map(|udp| (None, Some((&udp).into()))));
             let pieces: Vec<(Option<v1::PortSpans>, Option<v1::PortSpans>)> = pieces.collect();
-            for addresses in coverage.addresses.chunks(RANGES_PER_RECORD) {
-                let addresses: Vec<String> =
-                    addresses.iter().map(|range| range.chars().take(80).collect()).collect();
+            for chunk in coverage.addresses.chunks(RANGES_PER_RECORD) {
+                if records.len() + pieces.len() > MAX_RECORDS {
+                    dropped += chunk.len();
+                    continue;
+                }
+                // One spelling, and nothing that could not be read back.
+                let addresses: Vec<String> = chunk
+                    .iter()
+                    .filter_map(|range| range.parse::<AddressRange>().ok())
+                    .map(|range| range.to_string())
+                    .collect();
+                dropped += chunk.len() - addresses.len();
                 records.extend(pieces.iter().map(|(tcp, udp)| Self {
                     addresses: addresses.clone(),
                     tcp: tcp.clone(),
@@ -80,6 +93,12 @@ impl SweepRecord {
                     ..base.clone()
                 }));
             }
+        }
+        if dropped > 0 {
+            tracing::warn!(
+                dropped,
+                "address ranges of a sweep's coverage were malformed or too many; they prove nothing"
+            );
         }
         if records.is_empty() {
             records.push(base);
@@ -163,15 +182,16 @@ impl Walk {
         loop {
             if let Some(entry) = self.current.as_mut().and_then(DoubleEndedIterator::next_back) {
                 let record: SweepRecord = decode(&entry?.1)?;
-                let addresses: Result<Vec<AddressSet>, _> =
-                    record.addresses.iter().map(|range| range.parse::<AddressSet>()).collect();
-                let addresses = addresses.map_err(|_| RecordError::Content("a sweep's addresses"))?;
+                // What was not checked on its way in by some earlier version proves nothing, and hinders nothing.
+                let addresses =
+                    record.addresses.iter().filter_map(|range| range.parse::<AddressRange>().ok());
+                let addresses: AddressSet = addresses.collect();
                 let ports = |spans: &Option<v1::PortSpans>| {
                     spans.as_ref().map_or_else(|| Ok(PortSet::default()), PortSet::try_from)
                 };
                 self.read.push(Covered {
                     at: convert::time_from_wire(record.finished_at_ms)?,
-                    addresses: addresses.iter().fold(AddressSet::default(), |all, range| all.union(range)),
+                    addresses,
                     tcp: ports(&record.tcp)?,
                     udp: ports(&record.udp)?,
                 });

@@ -119,7 +119,12 @@ impl Committer {
         let mut addresses = HashSet::new();
         let mut dropped = 0u64;
         let mut why = String::new();
-        for wire in batch::hosts(bytes) {
+        for (number, wire) in batch::hosts(bytes).enumerate() {
+            if number == batch::MAX_HOSTS {
+                dropped += 1;
+                why = format!("more than {} hosts in one record; no more were looked at", batch::MAX_HOSTS);
+                break;
+            }
             let host =
                 wire.map_err(|error| error.to_string()).and_then(|wire| {
                     match HostObservation::try_from(&wire) {

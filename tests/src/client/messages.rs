@@ -3,8 +3,25 @@
 use std::net::IpAddr;
 use std::time::SystemTime;
 
+use http_body::Frame;
 use portolan_proto::batch;
 use portolan_proto::v1;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::Status;
+use tonic::codegen::Bytes;
+
+/// How much of a body travels together.
+const PIECE: usize = 16 * 1024;
+
+/// gRPC's five bytes before a message that is said to have this length, and what of it there is.
+pub(super) fn frame(
+    claimed: u32,
+    bytes: &[u8],
+) -> impl Stream<Item = Result<Frame<Bytes>, Status>> + Send + use<> {
+    let whole = [&[0], &claimed.to_be_bytes()[..], bytes].concat();
+    let pieces: Vec<Bytes> = whole.chunks(PIECE).map(|piece| piece.to_vec().into()).collect();
+    tokio_stream::iter(pieces).map(|piece| Ok(Frame::data(piece)))
+}
 
 /// The time, as the wire has it.
 pub fn now_ms() -> i64 {

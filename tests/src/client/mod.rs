@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
 use portolan_proto::v1;
 use portolan_proto::v1::console_client::ConsoleClient;
 use portolan_proto::v1::enrollment_client::EnrollmentClient;
@@ -16,8 +18,11 @@ use portolan_transport::context::Context;
 use portolan_transport::dial::Dialer;
 use portolan_transport::{identity, pin, tls};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tonic::Status;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::codegen::Bytes;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tower::ServiceExt as _;
 
 pub use self::messages::{end, hello, host, now_ms, observations, run};
 pub use self::uplink::{Heard, Uplink};
@@ -115,6 +120,29 @@ impl Client {
         Ok(Uplink::new(self.runtime.handle().clone(), up, down))
     }
 
+    /// Begins a message of `claimed` bytes on a new stream, says only `said` of them, and falls silent.
+    pub fn half_said(&self, rpc: &str, claimed: u32, said: usize) {
+        let body = messages::frame(claimed, &vec![0; said]).chain(tokio_stream::pending());
+        let call = self.channel.clone().oneshot(post(rpc, body));
+        self.runtime.spawn(async move {
+            let _answer = call.await;
+            std::future::pending::<()>().await;
+        });
+    }
+
+    /// Calls an RPC with any bytes for a message; returns what the server made of it, if it answers at all.
+    pub fn call_with(&self, rpc: &str, bytes: &[u8]) -> Result<Code, String> {
+        let length = u32::try_from(bytes.len()).expect("a short message");
+        let call = self.channel.clone().oneshot(post(rpc, messages::frame(length, bytes)));
+        let answer = within(self.runtime.handle(), SOON, async {
+            let (head, body) = call.await.map_err(|error| error.to_string())?.into_parts();
+            let trailers = body.collect().await.map_err(|error| error.to_string())?.trailers().cloned();
+            let status = Status::from_header_map(&head.headers);
+            Ok(status.or_else(|| Status::from_header_map(&trailers?)).map_or(Code::Unknown, |s| s.code()))
+        });
+        answer.expect("an answer in time")
+    }
+
     /// A stream on which Hello was said and Welcome heard.
     #[track_caller]
     pub fn greeted(&self, epoch: u8) -> Uplink {
@@ -126,6 +154,17 @@ impl Client {
     fn finish<T>(&self, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Status> {
         within(self.runtime.handle(), SOON, call).expect("an answer in time").map(tonic::Response::into_inner)
     }
+}
+
+fn post(
+    rpc: &str,
+    body: impl Stream<Item = Result<Frame<Bytes>, Status>> + Send + 'static,
+) -> http::Request<tonic::body::Body> {
+    http::Request::post(format!("http://portolan/{rpc}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(tonic::body::Body::new(StreamBody::new(body)))
+        .expect("a request")
 }
 
 /// Runs to its end what must end soon.
