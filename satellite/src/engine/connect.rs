@@ -8,12 +8,14 @@
 
 use super::errors::{self, Failure, IcmpError};
 use super::slots::Slots;
-use super::verdict::{Answer, Verdict};
+use super::verdict::{Answer, Hold, Offender, Verdict};
+use nix::ifaddrs::getifaddrs;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use portolan_common::scope::PermittedTarget;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::collections::HashSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
@@ -34,14 +36,19 @@ pub(super) enum Sent {
     Pending,
     /// It left and was answered.
     Answered(Answer),
-    /// It did not leave: this host is short of something, for all destinations or for this one.
+    /// It did not leave.
     Held {
-        /// For all destinations.
-        everywhere: bool,
+        /// Why not.
+        hold: Hold,
         /// Which error said so.
         errno: i32,
     },
 }
+
+/// Later than this after the probe, "host unreachable" by this host itself means that no neighbour was found: the kernel
+/// looks for one for 3 s by default, and then tells all that still wait, of which there are some 100, the latest. A
+/// rejection by this host's own firewall is there when the call returns.
+const NEIGHBOUR_SOUGHT: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 struct Connection {
@@ -65,6 +72,8 @@ pub(super) struct ConnectProber {
     idle: [Vec<usize>; 2],
     /// Ports that the kernel gives to outgoing connections.
     ephemeral: RangeInclusive<u16>,
+    /// This host's addresses.
+    own: HashSet<IpAddr>,
     events: Vec<EpollEvent>,
 }
 
@@ -76,6 +85,7 @@ impl ConnectProber {
             by_flight: Vec::new(),
             idle: [Vec::new(), Vec::new()],
             ephemeral: ephemeral_ports(),
+            own: own_addresses()?,
             events: vec![EpollEvent::empty(); EVENTS],
         })
     }
@@ -88,7 +98,12 @@ impl ConnectProber {
             Err(error) => {
                 // Idle sockets of the other family hold descriptors too.
                 self.drop_idle();
-                return Sent::Held { everywhere: true, errno: error.raw_os_error().unwrap_or(0) };
+                let hold = match errors::sort(&error) {
+                    // No such family.
+                    Failure::NoWay(verdict) => Hold::NoWay(verdict),
+                    _ => Hold::Everywhere,
+                };
+                return Sent::Held { hold, errno: error.raw_os_error().unwrap_or(0) };
             }
         };
         let Some(connection) = self.connections.get_mut(key) else { return Sent::Pending };
@@ -101,7 +116,18 @@ impl ConnectProber {
             Ok(()) => self.look(key, returned),
             Err(error) => match errors::sort(&error) {
                 Failure::Pending => self.look(key, returned),
-                failure => self.conclude(key, failure, error.raw_os_error().unwrap_or(0), returned),
+                // An error of the call itself: nothing left this host.
+                failure @ (Failure::Short | Failure::ShortHere | Failure::NoWay(_)) => {
+                    self.connections.remove(key);
+                    let hold = match failure {
+                        Failure::Short => Hold::Everywhere,
+                        Failure::NoWay(verdict) => Hold::NoWay(verdict),
+                        _ if !has_source(address) => Hold::NoWay(Verdict::NetUnreach),
+                        _ => Hold::Here,
+                    };
+                    Sent::Held { hold, errno: error.raw_os_error().unwrap_or(0) }
+                }
+                failure => self.conclude(key, failure, returned),
             },
         };
         match outcome {
@@ -109,7 +135,7 @@ impl ConnectProber {
                 Ok(()) => Sent::Pending,
                 Err(error) => {
                     self.connections.remove(key);
-                    Sent::Held { everywhere: true, errno: error.raw_os_error().unwrap_or(0) }
+                    Sent::Held { hold: Hold::Everywhere, errno: error.raw_os_error().unwrap_or(0) }
                 }
             },
             done => done,
@@ -218,47 +244,45 @@ impl ConnectProber {
         let Some(connection) = self.connections.get_mut(key) else { return Sent::Pending };
         match connection.socket.connect(&connection.peer) {
             Ok(()) => self.connected(key, at),
-            Err(error) => {
-                let errno = error.raw_os_error().unwrap_or(0);
-                self.conclude(key, errors::sort(&error), errno, at)
-            }
+            Err(error) => self.conclude(key, errors::sort(&error), at),
         }
     }
 
     /// What a failed connect call comes to. A socket whose attempt is over is never asked again: that would be another
     /// attempt.
-    fn conclude(&mut self, key: usize, failure: Failure, errno: i32, at: Instant) -> Sent {
+    fn conclude(&mut self, key: usize, failure: Failure, at: Instant) -> Sent {
         let Some(connection) = self.connections.get(key) else { return Sent::Pending };
-        let answer = match failure {
-            Failure::Short | Failure::ShortHere => {
-                self.connections.remove(key);
-                return Sent::Held { everywhere: failure == Failure::Short, errno };
-            }
-            Failure::Reset => return self.connected(key, at),
-            Failure::Pending | Failure::GivenUp | Failure::Answer(_) => {
-                match (errors::take_icmp(&connection.socket), failure) {
-                    (Some(IcmpError { verdict: Some(verdict), from }), _) => {
-                        let from_target = from == Some(connection.address);
-                        let no_way = matches!(verdict, Verdict::HostUnreach | Verdict::NetUnreach);
-                        // Without a neighbour that answers, the kernel tells itself: an ICMP error from this host.
-                        if no_way && !from_target && from.is_some_and(is_own) {
-                            Answer::NoWay(verdict)
-                        } else {
-                            Answer::Icmp { verdict, from_target }
-                        }
-                    }
-                    (None, Failure::Answer(Answer::Refused { .. })) => {
-                        let answer = Answer::Refused { rtt: measured(connection.sent, at) };
-                        self.retire(key);
-                        return Sent::Answered(answer);
-                    }
-                    (None, Failure::Answer(answer)) => answer,
-                    (_, Failure::Pending) => return Sent::Pending,
-                    _ => {
-                        self.connections.remove(key);
-                        return Sent::Pending;
-                    }
+        if failure == Failure::Reset {
+            return self.connected(key, at);
+        }
+        let waited = at.saturating_duration_since(connection.sent);
+        let answer = match (errors::take_icmp(&connection.socket), failure) {
+            (Some(IcmpError { verdict: Some(verdict), from }), _) => {
+                let offender = match from {
+                    Some(from) if from == connection.address => Offender::Target,
+                    Some(from) if self.own.contains(&from) => Offender::Own,
+                    _ => Offender::Other,
+                };
+                // Without a neighbour that answers, the kernel tells itself: an ICMP error from this host.
+                if verdict == Verdict::HostUnreach && offender == Offender::Own && waited >= NEIGHBOUR_SOUGHT
+                {
+                    Answer::NoNeighbour
+                } else {
+                    Answer::Icmp { verdict, offender }
                 }
+            }
+            (None, Failure::Answer(Answer::Refused { .. })) => {
+                let answer = Answer::Refused { rtt: measured(connection.sent, at) };
+                self.retire(key);
+                return Sent::Answered(answer);
+            }
+            (None, Failure::Answer(answer)) => answer,
+            // Whoever said so, it is not known who.
+            (None, Failure::NoWay(verdict)) => Answer::Icmp { verdict, offender: Offender::Other },
+            (_, Failure::Pending) => return Sent::Pending,
+            _ => {
+                self.connections.remove(key);
+                return Sent::Pending;
             }
         };
         self.connections.remove(key);
@@ -302,9 +326,21 @@ fn measured(sent: Instant, at: Instant) -> Option<Duration> {
     Some(at.saturating_duration_since(sent)).filter(|rtt| *rtt < AMBIGUOUS)
 }
 
-/// Whether an address is this host's: only such an address can be bound. (The failed connection forgot its own.)
-fn is_own(address: IpAddr) -> bool {
-    UdpSocket::bind((address, 0)).is_ok()
+/// This host's addresses, by its interfaces. (That an address can be bound proves nothing: ip_nonlocal_bind.)
+fn own_addresses() -> io::Result<HashSet<IpAddr>> {
+    let addresses = getifaddrs()?.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().into()))
+    });
+    Ok(addresses.collect())
+}
+
+/// Whether this host has an address to reach another from. Nothing is sent.
+fn has_source(address: IpAddr) -> bool {
+    let any: IpAddr =
+        if address.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((address, 9))).is_ok()
 }
 
 /// The ports that the kernel gives to outgoing connections of both families (ip-sysctl); where it does not say, all

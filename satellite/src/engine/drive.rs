@@ -48,7 +48,7 @@ pub(super) fn run(
         scheduler.tick(now, Zoned::now);
         let wake = match send(scheduler, &mut prober) {
             Ok(Some(wake)) => wake,
-            Ok(None) => return Outcome::Complete,
+            Ok(None) => return scheduler.unfinished().map_or(Outcome::Complete, Outcome::Failed),
             Err(outcome) => return outcome,
         };
         let told_all = tell(scheduler, events);
@@ -86,9 +86,9 @@ fn send(scheduler: &mut Scheduler, prober: &mut ConnectProber) -> Result<Option<
         match prober.send(flight, target, port) {
             Sent::Pending => scheduler.pending(flight),
             Sent::Answered(answer) => scheduler.answered(flight, answer, now),
-            Sent::Held { everywhere, errno } => {
+            Sent::Held { hold, errno } => {
                 let address = target.address();
-                if scheduler.held(flight, everywhere, now) {
+                if scheduler.held(flight, hold, errno, now) {
                     let error = std::io::Error::from_raw_os_error(errno);
                     return Err(Outcome::Failed(format!(
                         "this host could not open a connection to {address} for 30 s: {error}"

@@ -34,6 +34,8 @@ pub(super) enum Failure {
     Short,
     /// This host is short of something for this destination.
     ShortHere,
+    /// This host has no way to the destination.
+    NoWay(Verdict),
 }
 
 /// Asks the kernel to keep ICMP errors for [`take_icmp`].
@@ -82,9 +84,9 @@ pub(super) fn sort(error: &io::Error) -> Failure {
         Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::EAGAIN => Failure::Short,
         Errno::EADDRNOTAVAIL | Errno::EADDRINUSE => Failure::ShortHere,
         Errno::EPERM | Errno::EACCES => Failure::Answer(Answer::Forbidden),
-        Errno::EHOSTUNREACH | Errno::EHOSTDOWN => Failure::Answer(Answer::NoWay(Verdict::HostUnreach)),
+        Errno::EHOSTUNREACH | Errno::EHOSTDOWN => Failure::NoWay(Verdict::HostUnreach),
         Errno::ETIMEDOUT | Errno::ECONNABORTED => Failure::GivenUp,
         // No route (ENETUNREACH), an interface that is down, a blackhole route (EINVAL), no IPv6 (EAFNOSUPPORT), …
-        _ => Failure::Answer(Answer::NoWay(Verdict::NetUnreach)),
+        _ => Failure::NoWay(Verdict::NetUnreach),
     }
 }

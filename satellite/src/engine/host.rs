@@ -8,7 +8,7 @@ use self::reopen::Patience;
 use super::permutation::Permutation;
 use super::rtt::RttEstimator;
 use super::schedule::{self, Loss};
-use super::verdict::{Answer, Cell, Verdict};
+use super::verdict::{Answer, Cell, Offender, Verdict};
 use super::window::{HOST, Window};
 use portolan_common::ports::PortSpec;
 use portolan_common::scope::PermittedTarget;
@@ -16,8 +16,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many probes must find no way to a host before the rest of its ports are believed to be as unreachable.
-const NO_WAY: u8 = 4;
+/// How many probes must find no neighbour before the rest of the host's ports are believed to be as unreachable.
+const NO_NEIGHBOUR: u8 = 4;
 
 /// Probes in flight before the first answer or timeout. The link layer looks for the host meanwhile and keeps few
 /// packets back (on Linux some 90), routers likewise: a burst would be lost and taken for loss.
@@ -50,8 +50,19 @@ pub(super) struct Change {
     pub(super) open: u32,
     /// Something answered; whether only after earlier probes were lost.
     pub(super) answered: Option<bool>,
-    /// A port was settled by silence.
-    pub(super) silent: bool,
+    /// The port's other probes need not be waited for any more.
+    pub(super) moot: bool,
+}
+
+/// How a probe is waited for whose answer is overdue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overdue {
+    /// Not any more.
+    Over,
+    /// As long as its socket can be spared: the port is probed again.
+    Old,
+    /// Until so long after it was sent; then the port has its last word. `silent` says what that is to be.
+    Last { wait: Duration, silent: bool },
 }
 
 /// A host being swept.
@@ -72,7 +83,9 @@ pub(super) struct HostSweep {
     rtt: RttEstimator,
     window: Window,
     loss: Loss,
-    no_way: u8,
+    no_neighbour: u8,
+    /// Whether this host's own firewall rejected probes.
+    rejected_here: bool,
     up: bool,
     /// Whether an answer or a timeout came.
     met: bool,
@@ -102,7 +115,8 @@ impl HostSweep {
             rtt: RttEstimator::default(),
             window: Window::new(HOST),
             loss: Loss::default(),
-            no_way: 0,
+            no_neighbour: 0,
+            rejected_here: false,
             up: false,
             met: false,
             closed_by_icmp: false,
@@ -193,17 +207,19 @@ impl HostSweep {
             _ if self.patience.on => false,
             Answer::Open { .. } | Answer::Refused { .. } | Answer::Itself => true,
             Answer::Icmp { verdict, .. } => verdict.settles(),
-            Answer::NoWay(_) | Answer::Forbidden => false,
+            Answer::NoNeighbour | Answer::Forbidden => false,
         }
     }
 
-    /// A probe was answered. Its flight ends with this if [`HostSweep::ends_the_wait`] says so; else
-    /// [`HostSweep::timed_out`] follows in its time.
+    /// A fresh probe need not be waited for any longer.
+    pub(super) fn landed(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    /// A probe was answered, however late. Unless [`HostSweep::ends_the_wait`] says that a fresh one is to be
+    /// [`HostSweep::landed`], [`HostSweep::timed_out`] follows in its time.
     pub(super) fn answered(&mut self, cell: u16, answer: Answer) -> Change {
         self.met = true;
-        if self.ends_the_wait(&answer) {
-            self.in_flight = self.in_flight.saturating_sub(1);
-        }
         if !self.is_unsettled(cell) {
             return Change::default();
         }
@@ -215,12 +231,12 @@ impl HostSweep {
                     (Some(port), None) => {
                         self.doubts.push((cell, port, rtt));
                         self.ask_again(cell);
-                        Change { answered: Some(late), ..Change::default() }
+                        Change { answered: Some(late), moot: true, ..Change::default() }
                     }
                     // The same port twice proves no more than once.
                     (Some(port), Some((_, first, _))) if port == first => {
                         self.ask_again(cell);
-                        Change { answered: Some(late), ..Change::default() }
+                        Change { answered: Some(late), moot: true, ..Change::default() }
                     }
                     (_, earlier) => {
                         self.round_trips.push((cell, earlier.map_or(rtt, |(.., first)| first)));
@@ -232,8 +248,13 @@ impl HostSweep {
                 let late = self.measured(cell, rtt);
                 self.settle(cell, Verdict::Refused, Some(late))
             }
-            Answer::Icmp { verdict, from_target } => {
-                self.up |= from_target || verdict == Verdict::PortUnreach;
+            Answer::Icmp { verdict, offender } => {
+                self.up |= offender == Offender::Target;
+                self.rejected_here |= offender == Offender::Own;
+                let verdict = match (verdict, offender) {
+                    (Verdict::PortUnreach, Offender::Own) => Verdict::AdminProhibited,
+                    (verdict, _) => verdict,
+                };
                 self.closed_by_icmp |= verdict == Verdict::PortUnreach;
                 if verdict.settles() {
                     self.settle(cell, verdict, Some(false))
@@ -242,10 +263,16 @@ impl HostSweep {
                     Change::default()
                 }
             }
-            Answer::NoWay(verdict) => {
-                self.suspect(cell, verdict);
-                self.no_way = self.no_way.saturating_add(1);
-                if self.no_way >= NO_WAY && !self.up { self.settle_rest(verdict) } else { Change::default() }
+            Answer::NoNeighbour => {
+                self.suspect(cell, Verdict::HostUnreach);
+                self.no_neighbour = self.no_neighbour.saturating_add(1);
+                // A firewall of this host that rejects only some ports looks the same, where a limit on its ICMP
+                // errors made it late.
+                if self.no_neighbour >= NO_NEIGHBOUR && !self.up && !self.rejected_here {
+                    self.settle_rest(Verdict::HostUnreach)
+                } else {
+                    Change::default()
+                }
             }
             Answer::Forbidden => {
                 self.suspect(cell, Verdict::AdminProhibited);
@@ -261,16 +288,34 @@ impl HostSweep {
         }
     }
 
-    /// The wait for a probe is over. `path` is the loss seen among the host's neighbours.
-    pub(super) fn timed_out(&mut self, cell: u16, waited: Duration, path: Loss) -> Change {
+    /// The answer to a fresh probe is overdue. `path` is the loss seen among the host's neighbours.
+    pub(super) fn timed_out(&mut self, cell: u16, waited: Duration, path: Loss) -> Overdue {
         self.met = true;
-        self.in_flight = self.in_flight.saturating_sub(1);
+        self.landed();
         let needed = self.probes_needed(path);
         let Some(state) = self.cell(cell).filter(|state| !state.is_settled()) else {
             self.patience.misses = 0;
-            return Change::default();
+            return Overdue::Over;
         };
         state.waited(waited);
+        if state.attempts < needed {
+            self.again.push_back(cell);
+            return Overdue::Old;
+        }
+        let silent = state.hint() == Verdict::NoResponse;
+        if silent {
+            self.window.silent();
+        }
+        let wait = if self.patience.on { waited } else { schedule::last_wait(waited, self.up) };
+        Overdue::Last { wait, silent }
+    }
+
+    /// The wait for the last probe of a port is over.
+    pub(super) fn conclude(&mut self, cell: u16, path: Loss) -> Change {
+        let needed = self.probes_needed(path);
+        let Some(state) = self.cell(cell).filter(|state| !state.is_settled()) else {
+            return Change::default();
+        };
         if state.attempts < needed {
             self.again.push_back(cell);
             return Change::default();
@@ -284,7 +329,7 @@ impl HostSweep {
             self.round_trips.push((cell, rtt));
             return self.settle(cell, Verdict::Open, None);
         }
-        Change { silent: hint == Verdict::NoResponse, ..self.settle(cell, hint, None) }
+        self.settle(cell, hint, None)
     }
 
     // --- private ---
@@ -304,7 +349,7 @@ impl HostSweep {
     /// The target answered: whether only after earlier probes were lost.
     fn measured(&mut self, cell: u16, rtt: Option<Duration>) -> bool {
         self.up = true;
-        self.no_way = 0;
+        self.no_neighbour = 0;
         let late = self.cells.get(usize::from(cell)).is_some_and(|cell| cell.shows_loss(rtt));
         if let Some(rtt) = rtt {
             self.rtt.sample(rtt);
@@ -333,13 +378,11 @@ impl HostSweep {
             cell.settle(verdict);
             self.unsettled = self.unsettled.saturating_sub(1);
         }
-        if verdict == Verdict::NoResponse {
-            self.window.silent();
-        }
-        Change { settled: 1, open: (verdict == Verdict::Open).into(), answered, silent: false }
+        Change { settled: 1, open: (verdict == Verdict::Open).into(), answered, moot: true }
     }
 
-    fn settle_rest(&mut self, verdict: Verdict) -> Change {
+    /// Gives every port that is still without a last word this one.
+    pub(super) fn settle_rest(&mut self, verdict: Verdict) -> Change {
         for cell in self.cells.iter_mut().filter(|cell| !cell.is_settled()) {
             cell.settle(verdict);
         }

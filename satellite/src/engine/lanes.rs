@@ -6,11 +6,7 @@ use super::slots::Slots;
 use super::window::{PATH, Window};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::time::{Duration, Instant};
-
-/// The first pause of a lane that this host cannot open connections on; it doubles up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const MAX_PAUSE: Duration = Duration::from_secs(1);
+use std::time::Instant;
 
 /// Hosts of one path with the same limits.
 #[derive(Debug)]
@@ -24,15 +20,6 @@ pub(super) struct Lane {
     pub(super) ready: VecDeque<usize>,
     /// Whether it stands in the queue of lanes, or is parked and will.
     queued: bool,
-    /// While this host refuses to send here.
-    held: Option<Held>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    since: Instant,
-    until: Instant,
-    next_pause: Duration,
 }
 
 /// What makes a lane.
@@ -59,20 +46,6 @@ impl Lane {
     /// Whether its window has room.
     pub(super) fn has_room(&self) -> bool {
         self.in_flight < self.window.limit()
-    }
-
-    /// This host refused to send here; for how long that has been going on. The lane is left alone for a while, each
-    /// time for longer.
-    pub(super) fn hold(&mut self, now: Instant) -> Duration {
-        let held = self.held.unwrap_or(Held { since: now, until: now, next_pause: FIRST_PAUSE });
-        let next_pause = (held.next_pause * 2).min(MAX_PAUSE);
-        self.held = Some(Held { until: now + held.next_pause, next_pause, ..held });
-        now.saturating_duration_since(held.since)
-    }
-
-    /// This host sent.
-    pub(super) fn unhold(&mut self) {
-        self.held = None;
     }
 }
 
@@ -107,7 +80,6 @@ impl Lanes {
                     hosts: 0,
                     ready: VecDeque::new(),
                     queued: false,
-                    held: None,
                 });
                 self.by_key.insert(key, lane);
                 lane
@@ -156,10 +128,6 @@ impl Lanes {
         while let Some(key) = self.queue.pop_front() {
             // A lane that has gone since, or its successor under the same number that did not queue yet.
             let Some(lane) = self.lanes.get_mut(key).filter(|lane| lane.queued) else { continue };
-            if let Some(held) = lane.held.filter(|held| held.until > now) {
-                self.parked.push(Reverse((held.until, key)));
-                continue;
-            }
             lane.queued = false;
             if !lane.ready.is_empty() {
                 return Some(key);

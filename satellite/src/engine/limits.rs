@@ -75,6 +75,8 @@ pub(super) struct Demand {
 pub(super) enum Admission {
     /// It may, and is counted.
     Granted,
+    /// Not before a descriptor is free; look again then.
+    Full(Instant),
     /// No probe may before then.
     Wait(Instant),
     /// No probe with this demand may before then.
@@ -151,9 +153,8 @@ impl Lease {
     /// Asks for one probe, `max_rate` being the scope's. Nothing is taken unless everything can be had.
     pub(super) fn admit(&mut self, demand: &Demand, max_rate: u32, now: Instant) -> Admission {
         let mut state = self.shared.state();
-        let share = (self.shared.budget / state.sweeps.max(1)).max(MIN_SHARE).min(self.cap);
-        if self.in_flight >= share || state.in_flight >= self.shared.budget {
-            return Admission::Wait(now + LOOK_AGAIN);
+        if self.in_flight >= self.share(&state) || state.in_flight >= self.shared.budget {
+            return Admission::Full(now + LOOK_AGAIN);
         }
         state.rate.set_rate(max_rate);
         let ready_at = state.rate.ready_at(now);
@@ -174,11 +175,34 @@ impl Lease {
         Admission::Granted
     }
 
-    /// A probe is no longer in flight.
-    pub(super) fn release(&mut self, demand: &Demand, now: Instant) {
+    /// The kernel is about to send a probe once more, which counts for the rates; `false` where they have no room for
+    /// it. What `must` be sent is made up for later.
+    pub(super) fn charge(&mut self, demand: &Demand, must: bool, now: Instant) -> bool {
+        let mut state = self.shared.state();
+        if !must && state.rate.ready_at(now).max(state.rates_ready_at(demand, now)) > now {
+            return false;
+        }
+        state.rate.take(now);
+        state.charge(demand, now);
+        true
+    }
+
+    /// The descriptor of a probe is free again.
+    pub(super) fn release(&mut self) {
         let mut state = self.shared.state();
         state.in_flight = state.in_flight.saturating_sub(1);
         self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    /// Whether it holds as many descriptors as it may: what can be spared is to be given back.
+    pub(super) fn is_full(&self) -> bool {
+        let state = self.shared.state();
+        self.in_flight >= self.share(&state) || (self.in_flight > 0 && state.in_flight >= self.shared.budget)
+    }
+
+    /// The answer to a probe is no longer due.
+    pub(super) fn landed(&mut self, demand: &Demand, now: Instant) {
+        let mut state = self.shared.state();
         if !demand.is_empty() {
             state.give_back(demand, 1, now);
             if let Some(held) = self.held.get_mut(demand) {
@@ -188,6 +212,10 @@ impl Lease {
                 }
             }
         }
+    }
+
+    fn share(&self, state: &State) -> usize {
+        (self.shared.budget / state.sweeps.max(1)).max(MIN_SHARE).min(self.cap)
     }
 
     /// The kernel refused a socket: others need descriptors too. Makes do with less than is in flight now.
@@ -249,6 +277,23 @@ impl State {
         ready_at
     }
 
+    fn rates_ready_at(&self, demand: &Demand, now: Instant) -> Instant {
+        let careful = demand.careful.iter().filter_map(|limit| self.careful.get(&limit.block));
+        let gentle = demand.gentle.and_then(|path| self.gentle.get(&path));
+        careful.chain(gentle).map(|meter| meter.rate.ready_at(now)).fold(now, Instant::max)
+    }
+
+    fn charge(&mut self, demand: &Demand, now: Instant) {
+        for limit in &demand.careful {
+            if let Some(meter) = self.careful.get_mut(&limit.block) {
+                meter.rate.take(now);
+            }
+        }
+        if let Some(meter) = demand.gentle.and_then(|path| self.gentle.get_mut(&path)) {
+            meter.rate.take(now);
+        }
+    }
+
     fn take(&mut self, demand: &Demand, now: Instant) {
         for limit in &demand.careful {
             if let Some(meter) = self.careful.get_mut(&limit.block) {
@@ -296,7 +341,8 @@ mod tests {
         let mut second = Lease::new(Arc::clone(&shared));
         assert!(!admit(&mut second, &FREE, now), "nothing left");
         for _ in 0..60 {
-            first.release(&FREE, now);
+            first.landed(&FREE, now);
+            first.release();
         }
         assert_eq!((0..200).filter(|_| admit(&mut second, &FREE, now)).count(), 50, "half each");
         assert_eq!((0..200).filter(|_| admit(&mut first, &FREE, now)).count(), 10);
@@ -315,7 +361,8 @@ mod tests {
             for lease in [&mut a, &mut b] {
                 while lease.admit(&FREE, 100, now) == Admission::Granted {
                     sent += 1;
-                    lease.release(&FREE, now);
+                    lease.landed(&FREE, now);
+                    lease.release();
                 }
             }
         }
@@ -333,9 +380,11 @@ mod tests {
         let later = now + Duration::from_secs(1);
         assert!(matches!(b.admit(&careful, 1000, later), Admission::WaitHere(_)), "one in flight");
         assert!(admit(&mut b, &FREE, later), "others are not held up");
-        a.release(&careful, later);
+        a.landed(&careful, later);
+        a.release();
         assert!(admit(&mut b, &careful, later));
-        b.release(&careful, later);
+        b.landed(&careful, later);
+        b.release();
         assert_eq!(b.admit(&careful, 1000, later), Admission::WaitHere(later + Duration::from_millis(20)));
         assert!(admit(&mut a, &careful, later + Duration::from_millis(20)));
         drop(a);

@@ -56,6 +56,13 @@ pub(super) fn timeout(rto: Option<Duration>, attempt: u8) -> Duration {
     }
 }
 
+/// How long the last probe of a port is waited for in all, `timeout` being its wait in the windows and `up` whether the
+/// host ever answered: an answer may take its time on a port that leads elsewhere, or while the path is down for a
+/// moment.
+pub(super) fn last_wait(timeout: Duration, up: bool) -> Duration {
+    timeout.max(Duration::from_secs(if up { 1 } else { 2 }))
+}
+
 fn step(attempt: u8) -> usize {
     usize::from(attempt.clamp(1, 4)) - 1
 }

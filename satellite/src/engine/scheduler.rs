@@ -1,6 +1,7 @@
 //! What to probe next and what to make of the answers, for all hosts of a sweep together. Pure: it is told the time,
 //! and probes are sent elsewhere.
 
+mod holds;
 mod hosts;
 mod review;
 #[cfg(test)]
@@ -8,14 +9,15 @@ mod sim;
 #[cfg(test)]
 mod tests;
 
-use super::flights::{Flight, Flights};
-use super::host::Change;
+use self::holds::Holds;
+use super::flights::{Due, Flight, Flights, Phase};
+use super::host::{Change, Overdue};
 use super::lanes::Lanes;
 use super::ledger::Ledger;
 use super::limits::{Admission, Lease};
 use super::roster::Roster;
 use super::slots::Slots;
-use super::verdict::Answer;
+use super::verdict::{Answer, Hold};
 use super::{Progress, Refusal};
 use jiff::{Timestamp, Zoned};
 use portolan_common::addresses::AddressSet;
@@ -85,6 +87,8 @@ struct Active {
     weight: usize,
     /// Whether it stands in its lane's queue.
     queued: bool,
+    /// While no probe to it leaves this host.
+    held: Option<holds::Held>,
 }
 
 /// A wall clock read some time ago.
@@ -123,6 +127,7 @@ pub(super) struct Scheduler {
     paused_until: Option<Instant>,
     pause: Duration,
     held_since: Option<Instant>,
+    holds: Holds,
 }
 
 impl Scheduler {
@@ -162,6 +167,7 @@ impl Scheduler {
             paused_until: None,
             pause: FIRST_PAUSE,
             held_since: None,
+            holds: Holds::default(),
         }
     }
 
@@ -174,6 +180,7 @@ impl Scheduler {
             }
             self.paused_until = None;
         }
+        self.wake(now);
         for _ in 0..TURN {
             if self.hosts.len() < SPREAD {
                 self.enlist(now);
@@ -214,6 +221,12 @@ impl Scheduler {
             host.queued = true;
             lane.ready.push_front(host_key);
             match admission {
+                Admission::Full(until) => {
+                    self.lanes.requeue_first(lane_key);
+                    // Their numbers are free only when the caller has heard of it.
+                    let spared = self.spare(SPARED);
+                    return Step::Wait(if spared { now } else { until.min(self.next_wake(now)) });
+                }
                 Admission::WaitHere(until) => self.lanes.park(lane_key, until),
                 Admission::Wait(until) => {
                     self.lanes.requeue_first(lane_key);
@@ -235,56 +248,105 @@ impl Scheduler {
     /// The probe left and no answer is there yet.
     pub(super) fn pending(&mut self, flight: usize) {
         self.flights.time(flight);
-        self.sent(flight);
+        self.left(flight);
     }
 
     /// The probe was answered.
     pub(super) fn answered(&mut self, flight: usize, answer: Answer, now: Instant) {
-        self.sent(flight);
+        self.left(flight);
         let Some(state) = self.flights.get(flight) else { return };
-        if self.hosts.get(state.host).is_none_or(|host| host.sweep.ends_the_wait(&answer)) {
-            self.flights.land(flight);
-            self.land(&state, now);
+        let Some(host) = self.hosts.get_mut(state.host) else { return };
+        if state.phase == Phase::Old || host.sweep.ends_the_wait(&answer) {
+            self.end(flight, now);
         } else {
-            self.flights.time(flight);
+            self.flights.silence(flight);
         }
         let Some(host) = self.hosts.get_mut(state.host) else { return };
         let change = host.sweep.answered(state.cell, answer);
+        if change.moot {
+            self.end_port(&state, Some(flight), now);
+        }
         self.apply(&state, change, now);
     }
 
-    /// The probe did not leave: this host is short of something, for every connection or only towards this path.
-    /// `true` when that has been going on for too long.
-    pub(super) fn held(&mut self, flight: usize, everywhere: bool, now: Instant) -> bool {
+    /// The probe did not leave. `true` when this host has not opened a single connection for too long.
+    pub(super) fn held(&mut self, flight: usize, hold: Hold, errno: i32, now: Instant) -> bool {
         let Some(state) = self.flights.land(flight) else { return false };
         self.progress.probes_sent = self.progress.probes_sent.saturating_sub(1);
         if let Some(host) = self.hosts.get_mut(state.host) {
             host.sweep.unsent(state.cell);
         }
+        self.lease.release();
+        self.land(&state, now);
         let mut held_for = Duration::ZERO;
-        if everywhere {
+        if hold == Hold::Everywhere {
+            self.spare(SPARED);
             self.lease.squeeze();
             self.paused_until = Some(now + self.pause);
             self.pause = (self.pause * 2).min(MAX_PAUSE);
             held_for = now.saturating_duration_since(*self.held_since.get_or_insert(now));
+            self.queue(state.host);
+        } else {
+            self.hold(state.host, hold, errno, now);
         }
-        self.land(&state, now);
-        if !everywhere && let Some(lane) = self.lanes.get_mut(state.lane) {
-            held_for = lane.hold(now);
-        }
-        self.queue(state.host);
         held_for > MAX_HELD
     }
 
-    /// Ends the flights whose time is up.
+    /// Does what is due of the flights.
     pub(super) fn expire(&mut self, now: Instant) {
-        while let Some((key, flight)) = self.flights.expired(now) {
-            self.ended.push(key);
+        while let Some((key, flight, due)) = self.flights.due(now) {
+            // A host may have changed lanes meanwhile.
+            let lane = self.hosts.get(flight.host).and_then(|host| self.lanes.get(host.lane));
+            let path = lane.map(|lane| lane.loss).unwrap_or_default();
+            if due == Due::Resent {
+                let must = flight.phase != Phase::Old;
+                if lane.is_none_or(|lane| self.lease.charge(lane.demand(), must, now)) {
+                    self.progress.probes_sent += 1;
+                } else {
+                    self.end(key, now);
+                    self.ended.push(key);
+                }
+                continue;
+            }
+            let Some(host) = self.hosts.get_mut(flight.host) else {
+                self.end(key, now);
+                self.ended.push(key);
+                continue;
+            };
+            if flight.phase == Phase::Last {
+                self.end(key, now);
+                self.ended.push(key);
+                let Some(host) = self.hosts.get_mut(flight.host) else { continue };
+                let change = host.sweep.conclude(flight.cell, path);
+                if change.moot {
+                    self.end_port(&flight, None, now);
+                }
+                self.apply(&flight, change, now);
+                continue;
+            }
+            let overdue = host.sweep.timed_out(flight.cell, flight.wait, path);
             self.land(&flight, now);
-            let path = self.lanes.get(flight.lane).map(|lane| lane.loss).unwrap_or_default();
-            let Some(host) = self.hosts.get_mut(flight.host) else { continue };
-            let change = host.sweep.timed_out(flight.cell, flight.wait, path);
-            self.apply(&flight, change, now);
+            let stays = match overdue {
+                Overdue::Old => self.flights.grow_old(key),
+                Overdue::Last { wait, silent } => {
+                    if silent && let Some(lane) = self.lanes.get_mut(flight.lane) {
+                        lane.window.silent();
+                    }
+                    self.flights.wait_longer(key, wait);
+                    true
+                }
+                Overdue::Over => false,
+            };
+            if !stays {
+                self.flights.land(key);
+                self.lease.release();
+                self.ended.push(key);
+            }
+            self.queue(flight.host);
+            self.finish(flight.host, now);
+        }
+        if self.lease.is_full() {
+            self.spare(SPARED);
         }
     }
 
@@ -326,46 +388,80 @@ impl Scheduler {
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const MAX_PAUSE: Duration = Duration::from_millis(256);
 
+/// Old probes that are given up at once when descriptors are short.
+const SPARED: usize = 64;
+
 /// How often the wall clock is read.
 const CLOCK_AGE: Duration = Duration::from_secs(1);
 
 impl Scheduler {
     fn next_wake(&mut self, now: Instant) -> Instant {
-        let deadline = self.flights.next_deadline().into_iter().chain(self.lanes.next_wake()).min();
+        let deadline = self.flights.next_deadline().into_iter().chain(self.lanes.next_wake());
+        let deadline = deadline.chain(self.holds.next_wake()).min();
         deadline.unwrap_or(now + CLOCK_AGE)
     }
 
     /// A probe left this host.
-    fn sent(&mut self, flight: usize) {
+    fn left(&mut self, flight: usize) {
         if self.held_since.take().is_some() {
             self.pause = FIRST_PAUSE;
         }
         self.lease.relax();
-        if let Some(lane) = self.flights.get(flight).and_then(|flight| self.lanes.get_mut(flight.lane)) {
-            lane.unhold();
+        if let Some(flight) = self.flights.get(flight) {
+            self.unhold(flight.host);
         }
     }
 
-    /// A flight is over.
+    /// Nothing of a flight is waited for any more.
+    fn end(&mut self, flight: usize, now: Instant) {
+        let Some(state) = self.flights.land(flight) else { return };
+        self.lease.release();
+        if state.phase == Phase::Fresh {
+            if let Some(host) = self.hosts.get_mut(state.host) {
+                host.sweep.landed();
+            }
+            self.land(&state, now);
+        }
+    }
+
+    /// Ends the flights to the port of this one, but for one of them.
+    fn end_port(&mut self, flight: &Flight, spared: Option<usize>, now: Instant) {
+        for other in self.flights.of_port(flight.host, flight.cell).to_vec() {
+            if Some(other) != spared {
+                self.end(other, now);
+                self.ended.push(other);
+            }
+        }
+    }
+
+    /// A flight is not fresh any more.
     fn land(&mut self, flight: &Flight, now: Instant) {
         if let Some(lane) = self.lanes.get(flight.lane) {
-            self.lease.release(lane.demand(), now);
+            self.lease.landed(lane.demand(), now);
         }
         self.lanes.landed(flight.lane);
+    }
+
+    /// Ends some of the flights that can be spared, the oldest first; `false` where there are none.
+    fn spare(&mut self, most: usize) -> bool {
+        let before = self.ended.len();
+        for _ in 0..most {
+            let Some(flight) = self.flights.land_oldest() else { break };
+            self.lease.release();
+            self.ended.push(flight);
+        }
+        self.ended.len() > before
     }
 
     /// Takes down what an event changed beyond its host, and sees whether the host is finished.
     fn apply(&mut self, flight: &Flight, change: Change, now: Instant) {
         self.progress.ports_done += u64::from(change.settled);
         self.progress.open_found += u64::from(change.open);
-        if let Some(lane) = self.lanes.get_mut(flight.lane) {
-            if let Some(late) = change.answered {
-                lane.loss.count(late);
-                lane.window.answered(late);
-            }
-            if change.silent {
-                lane.window.silent();
-            }
+        if let Some(late) = change.answered
+            && let Some(lane) = self.lanes.get_mut(flight.lane)
+        {
+            lane.loss.count(late);
+            lane.window.answered(late);
         }
         if change.settled > 1 {
             self.recall(flight.host, now);

@@ -137,7 +137,8 @@ async fn silence_is_believed_after_four_probes() {
     let (summary, hosts) = simply("127.0.0.22", &format!("{port},1"), SharedLimits::with_budget(100)).await;
     assert_eq!(hosts[0].state_of(Protocol::Tcp, port), Some((PortState::Filtered, Reason::NoResponse)));
     assert_eq!(hosts[0].state_of(Protocol::Tcp, 1), Some((PortState::Closed, Reason::ConnRefused)));
-    assert_eq!(summary.probes_sent, 1 + 4);
+    // What the kernel resends while a late answer may come counts too.
+    assert!((1 + 4..=1 + 4 + 4).contains(&summary.probes_sent), "{}", summary.probes_sent);
 }
 
 #[tokio::test]
@@ -179,7 +180,10 @@ async fn with_64_descriptors() {
         assert_eq!(host.state_of(Protocol::Tcp, port), Some((PortState::Filtered, Reason::NoResponse)));
         assert_eq!(host.state_of(Protocol::Tcp, 1), Some((PortState::Closed, Reason::ConnRefused)));
     }
-    assert_eq!(summary.probes_sent, 200 * (1 + 4), "what did not leave is not counted");
+    assert!(
+        (200 * (1 + 4)..=200 * (1 + 8)).contains(&summary.probes_sent),
+        "what did not leave is not counted"
+    );
     assert!(SharedLimits::new().budget() <= 16);
 }
 

@@ -23,15 +23,37 @@ pub(super) enum Answer {
     Icmp {
         /// What it says.
         verdict: Verdict,
-        /// Whether the target itself sent it.
-        from_target: bool,
+        /// Who sent it.
+        offender: Offender,
     },
-    /// This host has no way to the target: no route, or nobody answers on the link.
-    NoWay(Verdict),
+    /// Nobody answered when this host looked for the target, or the router to it, on its own link.
+    NoNeighbour,
     /// This host's own firewall or policy forbids the probe.
     Forbidden,
     /// The probe met itself (RFC 9293 simultaneous open with one socket): it says nothing about the port.
     Itself,
+}
+
+/// Who sent an ICMP error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offender {
+    /// The target itself, so it is up.
+    Target,
+    /// This host, about another one: its own firewall.
+    Own,
+    /// A device on the way, or nobody knows.
+    Other,
+}
+
+/// Why a probe did not leave this host. None of it says anything about the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// This host is short of something for all connections.
+    Everywhere,
+    /// This host is short of something for this target.
+    Here,
+    /// This host has no way to this target at the moment; what to say if that lasts.
+    NoWay(Verdict),
 }
 
 /// A state with the reason for it.
@@ -68,7 +90,8 @@ impl Verdict {
     ];
 
     /// The words for it. A port that answers ICMP port unreachable is closed: a connect call cannot tell it from a
-    /// reset, and nmap's connect scan calls it so.
+    /// reset, and nmap's connect scan calls it so, whichever device sent it. (This host's own firewall is told apart
+    /// before, by [`Offender::Own`].)
     pub(super) fn words(self) -> (PortState, Reason) {
         match self {
             Self::Open => (PortState::Open, Reason::SynAck),

@@ -22,13 +22,9 @@ impl HostSweep {
         self.withdraw(|_| true)
     }
 
-    /// Takes a probe out of flight whose port has its last word or was withdrawn; `false` leaves it.
-    pub(in crate::engine) fn recall(&mut self, cell: u16) -> bool {
-        let settled = !self.is_unsettled(cell);
-        if settled {
-            self.in_flight = self.in_flight.saturating_sub(1);
-        }
-        settled
+    /// Whether a port has its last word or was withdrawn.
+    pub(in crate::engine) fn is_decided(&self, cell: u16) -> bool {
+        !self.is_unsettled(cell)
     }
 
     /// What was seen. `None` when nothing was settled before the scope refused the host.

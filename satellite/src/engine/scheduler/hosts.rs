@@ -41,7 +41,7 @@ impl Scheduler {
         let weight = self.weight_of(&admitted);
         self.weight += weight;
         let sweep = HostSweep::new(admitted.target, admitted.list, admitted.refused, self.seed);
-        let key = self.hosts.insert(Active { sweep, lane, weight, queued: false });
+        let key = self.hosts.insert(Active { sweep, lane, weight, queued: false, held: None });
         self.queue(key);
         true
     }
@@ -78,6 +78,7 @@ impl Scheduler {
         let Some(host) = self.hosts.get_mut(key) else { return };
         let lane = host.lane;
         if !host.queued
+            && !host.held.is_some_and(|held| held.pauses())
             && host.sweep.unsettled() > 0
             && let Some(state) = self.lanes.get_mut(lane)
         {
@@ -99,7 +100,9 @@ impl Scheduler {
         }
         let Some(host) = self.hosts.remove(key) else { return };
         self.lanes.leave(host.lane);
-        self.weight = self.weight.saturating_sub(host.weight);
+        if host.held.is_none() {
+            self.weight = self.weight.saturating_sub(host.weight);
+        }
         let address = host.sweep.target().address();
         let observed_at = self.wall(now).timestamp();
         match host.sweep.observation(self.targets.typed(address), observed_at) {

@@ -65,11 +65,9 @@ impl Scheduler {
     /// Ends the flights of a host to ports that are settled, or may not be probed any more.
     pub(super) fn recall(&mut self, key: usize, now: Instant) {
         for flight in self.flights.of_host(key) {
-            let Some(state) = self.flights.get(flight) else { continue };
-            let Some(host) = self.hosts.get_mut(key) else { continue };
-            if host.sweep.recall(state.cell) {
-                self.flights.land(flight);
-                self.land(&state, now);
+            let (Some(state), Some(host)) = (self.flights.get(flight), self.hosts.get(key)) else { continue };
+            if host.sweep.is_decided(state.cell) {
+                self.end(flight, now);
                 self.ended.push(flight);
             }
         }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::engine::limits::SharedLimits;
-use crate::engine::verdict::Verdict;
+use crate::engine::verdict::{Offender, Verdict};
 use portolan_common::observation::{PortState, Reason};
 use portolan_common::scope::Scope;
 use portolan_common::targets;
@@ -19,7 +19,7 @@ pub(super) enum Fate {
     Silence,
     /// This host cannot send it.
     Held {
-        everywhere: bool,
+        hold: Hold,
     },
 }
 
@@ -33,7 +33,7 @@ pub(super) fn soon(answer: Answer) -> Fate {
 }
 
 pub(super) fn icmp(verdict: Verdict) -> Fate {
-    soon(Answer::Icmp { verdict, from_target: false })
+    soon(Answer::Icmp { verdict, offender: Offender::Other })
 }
 
 /// One sweep, and what was seen of it.
@@ -99,9 +99,9 @@ impl Sim {
                     let nth = count.entry((address, port)).or_default();
                     *nth += 1;
                     match network(address, port, *nth, self.now) {
-                        Held { everywhere } => {
+                        Held { hold } => {
                             *nth -= 1;
-                            if self.scheduler.held(flight, everywhere, self.now) {
+                            if self.scheduler.held(flight, hold, 99, self.now) {
                                 self.gave_up = true;
                                 return false;
                             }
@@ -111,7 +111,10 @@ impl Sim {
                             self.sent.push((self.now, address, port));
                             serial += 1;
                             alive.insert(flight, serial);
-                            self.most_in_flight = self.most_in_flight.max(alive.len());
+                            // Counting takes long; large sweeps do not ask for it.
+                            if self.sent.len() < 10_000 {
+                                self.most_in_flight = self.most_in_flight.max(self.scheduler.flights.fresh());
+                            }
                             self.scheduler.pending(flight);
                             if let Fate::Answer(answer, after) = fate {
                                 on_the_way.push(Reverse((self.now + after, flight, serial)));

@@ -3,7 +3,7 @@
 use super::sim::*;
 use super::*;
 use crate::engine::limits::{PathKey, SharedLimits};
-use crate::engine::verdict::Verdict;
+use crate::engine::verdict::{Offender, Verdict};
 use jiff::SignedDuration;
 use portolan_common::observation::{PortState, Protocol, Reason};
 use portolan_common::targets;
@@ -32,7 +32,7 @@ fn every_port_is_accounted_for() {
     assert_eq!(sim.probes_of(150), 3 * 4, "silence takes four probes, and no more without loss");
     let progress = sim.scheduler.progress();
     assert_eq!((progress.hosts_done, progress.ports_done, progress.open_found), (3, 3000, 6));
-    assert_eq!(progress.probes_sent, sim.sent.len() as u64);
+    assert!(progress.probes_sent >= sim.sent.len() as u64, "and what the kernel resent");
     let end = sim.scheduler.close();
     assert_eq!(end.hosts_up, 3);
     assert_eq!(end.coverage.len(), 1);
@@ -77,17 +77,161 @@ fn a_slow_path_is_not_a_lossy_one() {
 
 #[test]
 fn no_neighbour_is_not_waited_for_port_by_port() {
-    let no_way = Answer::NoWay(Verdict::HostUnreach);
     let mut sim = Sim::new("10.0.0.1", "1-1000", "");
-    assert!(sim.run_for(Duration::from_secs(5), |_, _, _, _| Fate::Answer(no_way, Duration::from_micros(5))));
+    let (mut start, three) = (None, Duration::from_secs(3));
+    assert!(sim.run_for(Duration::from_secs(5), |_, _, _, now| {
+        let sought = three.saturating_sub(now - *start.get_or_insert(now));
+        Fate::Answer(Answer::NoNeighbour, sought.max(MS))
+    }));
     assert_eq!(sim.ports("10.0.0.1", PortState::Filtered, Reason::HostUnreach), "1-1000");
-    assert!((4..=20).contains(&sim.sent.len()), "{} probes", sim.sent.len());
+    assert!(!sim.host("10.0.0.1").up);
 
     // But one failure among answers says nothing about the rest.
     let sim = Sim::new("10.0.0.1", "1-1000", "")
-        .run(|_, _, nth, _| if nth == 1 { soon(Answer::NoWay(Verdict::HostUnreach)) } else { soon(REFUSED) });
-    let host = sim.host("10.0.0.1");
-    assert!(!host.up || host.ports_in(Protocol::Tcp, PortState::Closed).len() == 1000);
+        .run(|_, port, nth, _| if nth == 1 && port < 4 { soon(Answer::NoNeighbour) } else { soon(REFUSED) });
+    assert_eq!(sim.host("10.0.0.1").ports_in(Protocol::Tcp, PortState::Closed).len(), 1000);
+}
+
+#[test]
+fn a_way_that_is_gone_for_a_moment_is_no_result() {
+    let mut start = None;
+    let sim = Sim::new("10.0.0.1", "1-20000", "").run(|_, port, _, now| {
+        let since = now - *start.get_or_insert(now);
+        match (200 * MS..2500 * MS).contains(&since) {
+            true => Held { hold: Hold::NoWay(Verdict::NetUnreach) },
+            false => soon(if port % 1000 == 0 { OPEN } else { REFUSED }),
+        }
+    });
+    assert_eq!(sim.host("10.0.0.1").ports_in(Protocol::Tcp, PortState::Open).len(), 20);
+    assert_eq!(sim.host("10.0.0.1").ports_in(Protocol::Tcp, PortState::Closed).len(), 19_980);
+    assert_eq!(sim.sent.len(), 20_000, "what did not leave is no attempt");
+}
+
+#[test]
+fn a_way_that_stays_away_is_believed() {
+    let tries = std::cell::Cell::new(0);
+    let mut start = None;
+    let sim = Sim::new("10.0.0.1", "1-1000", "").run(|_, _, _, now| {
+        let since = now - *start.get_or_insert(now);
+        if since < 5 * MS {
+            return soon(REFUSED);
+        }
+        tries.set(tries.get() + 1);
+        Held { hold: Hold::NoWay(Verdict::NetUnreach) }
+    });
+    assert!((3..5).contains(&sim.took().as_secs()), "{:?}", sim.took());
+    assert!((4..30).contains(&tries.get()), "{} tries", tries.get());
+    assert!(sim.host("10.0.0.1").up, "it did answer");
+    assert!(sim.host("10.0.0.1").ports_in(Protocol::Tcp, PortState::Filtered).len() > 900);
+    assert_eq!(sim.scheduler.unfinished(), None);
+}
+
+#[test]
+fn a_network_without_a_way_does_not_take_three_seconds_a_host() {
+    let sim = Sim::new("10.1.0.0/18", "1-200", "")
+        .run(|_, _, _, _| Held { hold: Hold::NoWay(Verdict::NetUnreach) });
+    assert!(sim.took() < Duration::from_secs(10), "{:?}", sim.took());
+    assert_eq!(sim.hosts.len(), 16_384);
+    assert_eq!(sim.ports("10.1.2.3", PortState::Filtered, Reason::NetUnreach), "1-200");
+    assert_eq!((sim.sent.len(), sim.scheduler.hosts_up), (0, 0));
+}
+
+#[test]
+fn a_rejection_decides_its_own_port_only() {
+    for offender in [Offender::Own, Offender::Other] {
+        let sim = Sim::new("10.0.0.1", "1-1500", "").run(|_, port, nth, _| match port {
+            100..=1000 => soon(Answer::Icmp { verdict: Verdict::HostUnreach, offender }),
+            // The firewall's errors are limited: what comes of the kernel's own retransmission looks like ARP's.
+            1001..=1040 if nth == 1 => Fate::Answer(Answer::NoNeighbour, 1000 * MS),
+            1001..=1040 => Silence,
+            _ => soon(if port % 50 == 0 { OPEN } else { Answer::Refused { rtt: Some(RTT) } }),
+        });
+        assert_eq!(sim.ports("10.0.0.1", PortState::Filtered, Reason::HostUnreach), "100-1040");
+        assert_eq!(sim.host("10.0.0.1").ports_in(Protocol::Tcp, PortState::Open).len(), 11);
+        assert_eq!(sim.probes_of(500), 4);
+    }
+    // Even where nothing else answers.
+    let sim = Sim::new("10.0.0.1", "1-40", "").run(|_, port, _, _| match port {
+        40 => Fate::Answer(OPEN, 290 * MS),
+        _ => Fate::Answer(
+            Answer::Icmp { verdict: Verdict::HostUnreach, offender: Offender::Own },
+            Duration::from_micros(5),
+        ),
+    });
+    assert_eq!(sim.ports("10.0.0.1", PortState::Open, Reason::SynAck), "40");
+}
+
+#[test]
+fn a_late_answer_is_an_answer() {
+    // A fast host with ports that lead elsewhere.
+    for late in [500, 900, 1300] {
+        let sim = Sim::new("10.0.0.1", "1-200", "").run(|_, port, _, _| match port {
+            7 => Fate::Answer(Answer::Open { rtt: Some(late * MS), doubt: None }, late * MS),
+            8 => Fate::Answer(Answer::Refused { rtt: Some(late * MS) }, late * MS),
+            9 => Silence,
+            _ => soon(REFUSED),
+        });
+        assert_eq!(sim.ports("10.0.0.1", PortState::Open, Reason::SynAck), "7", "after {late} ms");
+        assert_eq!(sim.ports("10.0.0.1", PortState::Filtered, Reason::NoResponse), "9", "after {late} ms");
+        assert!(sim.took() < Duration::from_secs(12), "{:?}", sim.took());
+    }
+    // A host that is far away, whose round trips cannot be measured.
+    let sim = Sim::new("10.0.0.1", "1-200", "")
+        .run(|_, _, _, _| Fate::Answer(Answer::Refused { rtt: None }, 1300 * MS));
+    assert_eq!(sim.host("10.0.0.1").ports_in(Protocol::Tcp, PortState::Closed).len(), 200);
+    assert!(sim.scheduler.progress().probes_sent > sim.sent.len() as u64, "the kernel's own count too");
+}
+
+#[test]
+fn late_answers_do_not_cost_filtered_ports_their_speed() {
+    let sim = Sim::new("10.0.0.1", "1-1010", "")
+        .run(|_, port, _, _| if port % 101 == 0 { soon(OPEN) } else { Silence });
+    assert!(sim.took() < Duration::from_millis(4500), "{:?}", sim.took());
+    assert_eq!(sim.sent.len(), 10 + 4 * 1000);
+}
+
+#[test]
+fn old_probes_give_way_to_new_ones() {
+    let targets = targets::parse_all(&["10.0.0.1".to_owned()], &[]).unwrap().resolve(&BTreeMap::new());
+    let plan = Plan { targets, ports: "1-300".parse().unwrap(), gentle: false, seed: 1 };
+    let limits = Arc::new(SharedLimits::with_budget(64));
+    let mut sim = Sim::new("10.0.0.1", "1-300", "");
+    sim.scheduler = Scheduler::new(plan, guard(""), Lease::new(Arc::clone(&limits)), sim.now, Zoned::now());
+    let sim = sim.run(|_, port, nth, _| match port {
+        1..=20 if nth == 4 => Fate::Answer(Answer::Open { rtt: None, doubt: None }, 900 * MS),
+        _ => Silence,
+    });
+    assert_eq!(sim.ports("10.0.0.1", PortState::Open, Reason::SynAck), "1-20");
+    assert!(sim.took() < Duration::from_secs(30), "{:?}", sim.took());
+}
+
+#[test]
+fn resending_does_not_starve_a_slow_scan() {
+    let sim = Sim::new(
+        "10.0.0.1",
+        "1-60",
+        "[[scope.careful]]\ncidrs = [\"10.0.0.1\"]\nmax_rate = 5\nin_flight = 4\n",
+    )
+    .run(|_, _, _, _| Silence);
+    assert_eq!(sim.sent.len(), 240);
+    assert!(sim.took() < Duration::from_secs(70), "{:?}", sim.took());
+    let took = sim.took().as_secs() + 1;
+    assert!(sim.scheduler.progress().probes_sent <= 5 * took + 5);
+}
+
+#[test]
+fn only_the_target_is_up() {
+    let answered = |verdict, offender| {
+        Sim::new("10.0.0.1", "1", "").run(|_, _, _, _| soon(Answer::Icmp { verdict, offender }))
+    };
+    let sim = answered(Verdict::PortUnreach, Offender::Other);
+    assert_eq!(sim.ports("10.0.0.1", PortState::Closed, Reason::PortUnreach), "1");
+    assert!(!sim.host("10.0.0.1").up);
+    let sim = answered(Verdict::PortUnreach, Offender::Target);
+    assert!(sim.host("10.0.0.1").up);
+    let sim = answered(Verdict::PortUnreach, Offender::Own);
+    assert_eq!(sim.ports("10.0.0.1", PortState::Filtered, Reason::AdminProhibited), "1");
+    assert!(!sim.host("10.0.0.1").up);
 }
 
 #[test]
@@ -247,22 +391,33 @@ fn shortages_of_this_host_are_never_a_result() {
         refusals -= 1;
         match refusals % 3 {
             _ if refusals < 0 => soon(REFUSED),
-            0 => Held { everywhere: true },
-            1 => Held { everywhere: false },
+            0 => Held { hold: Hold::Everywhere },
+            1 => Held { hold: Hold::Here },
             _ => soon(REFUSED),
         }
     });
     assert_eq!(sim.host("10.0.0.1").ports_in(Protocol::Tcp, PortState::Closed).len(), 1000);
     assert_eq!(sim.sent.len(), 1000);
 
-    for everywhere in [true, false] {
-        let mut sim = Sim::new("10.0.0.1", "1-10", "");
-        assert!(!sim.run_for(Duration::from_secs(120), |_, _, _, _| Held { everywhere }));
-        assert!(sim.gave_up);
-        let took = sim.took();
-        assert!(took > MAX_HELD && took < MAX_HELD * 2, "{took:?}");
-        assert!(sim.hosts.is_empty() && sim.scheduler.close().coverage.is_empty());
-    }
+    let mut sim = Sim::new("10.0.0.1", "1-10", "");
+    assert!(!sim.run_for(Duration::from_secs(120), |_, _, _, _| Held { hold: Hold::Everywhere }));
+    assert!(sim.gave_up);
+    let took = sim.took();
+    assert!(took > MAX_HELD && took < MAX_HELD * 2, "{took:?}");
+    assert!(sim.hosts.is_empty() && sim.scheduler.close().coverage.is_empty());
+}
+
+#[test]
+fn a_shortage_for_one_host_is_not_one_for_the_others() {
+    let short: IpAddr = "10.0.0.1".parse().unwrap();
+    let sim = Sim::new("10.0.0.1-9", "1-10", "")
+        .run(|address, _, _, _| if address == short { Held { hold: Hold::Here } } else { soon(REFUSED) });
+    assert!(sim.took() > MAX_HELD && sim.took() < MAX_HELD * 2, "{:?}", sim.took());
+    assert_eq!(sim.hosts.len(), 8);
+    assert!(!sim.hosts.contains_key(&short));
+    let why = sim.scheduler.unfinished().unwrap();
+    assert!(why.starts_with("no connection to 10.0.0.1 could be opened"), "{why}");
+    assert_eq!(sim.scheduler.close().coverage[0].0.to_string(), "10.0.0.2-10.0.0.9");
 }
 
 #[test]

@@ -1,0 +1,140 @@
+//! Hosts that no probe leaves to: this host has no way to them at the moment, or no port left for them. It is looked
+//! again, ever less often, and what lasts is believed; none of it counts as a probe.
+
+use super::{MAX_HELD, Scheduler};
+use crate::engine::limits::PathKey;
+use crate::engine::verdict::Hold;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// The first pause of a host, which doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_millis(400);
+
+/// How many probes must fail, and for how long, before it is believed that there is no way: an interface that goes down
+/// for a moment is none of the target's doing.
+const NO_WAY: u32 = 4;
+const NO_WAY_FOR: Duration = Duration::from_secs(3);
+
+/// For how long where that was believed of a neighbour before.
+const NO_WAY_AGAIN_FOR: Duration = Duration::from_secs(1);
+
+/// How many paths without a way are remembered.
+const MAX_PATHS: usize = 1 << 16;
+
+/// A host that no probe leaves to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    since: Instant,
+    /// When to look again; `None`: now.
+    until: Option<Instant>,
+    pause: Duration,
+    failures: u32,
+}
+
+impl Held {
+    pub(super) fn pauses(&self) -> bool {
+        self.until.is_some()
+    }
+}
+
+/// What is known of hosts that are held.
+#[derive(Debug, Default)]
+pub(super) struct Holds {
+    wakes: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// Paths that are believed to lead nowhere.
+    no_way: HashSet<PathKey>,
+    /// The first host that could not be scanned for want of something here, with the error, and how many.
+    unfinished: Option<(IpAddr, i32, u64)>,
+}
+
+impl Holds {
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        self.wakes.peek().map(|Reverse((at, _))| *at)
+    }
+}
+
+impl Scheduler {
+    /// Why the sweep is not complete although it is at its end, in words for the operator.
+    pub(in crate::engine) fn unfinished(&self) -> Option<String> {
+        let (address, errno, hosts) = self.holds.unfinished?;
+        let more = if hosts > 1 { format!(" and {} more hosts", hosts - 1) } else { String::new() };
+        let error = std::io::Error::from_raw_os_error(errno);
+        Some(format!("no connection to {address}{more} could be opened from this host: {error}"))
+    }
+
+    /// No probe leaves to a host: leaves it alone for a while, or believes it.
+    pub(super) fn hold(&mut self, key: usize, hold: Hold, errno: i32, now: Instant) {
+        let Some(host) = self.hosts.get_mut(key) else { return };
+        if host.held.is_none() {
+            // It takes no room meanwhile.
+            self.weight = self.weight.saturating_sub(host.weight);
+        }
+        let fresh = Held { since: now, until: None, pause: FIRST_PAUSE, failures: 0 };
+        let held = host.held.get_or_insert(fresh);
+        held.failures += 1;
+        let address = host.sweep.target().address();
+        let path = PathKey::from(address);
+        let enough = match hold {
+            _ if self.holds.no_way.contains(&path) => NO_WAY_AGAIN_FOR,
+            Hold::NoWay(_) => NO_WAY_FOR,
+            Hold::Here | Hold::Everywhere => MAX_HELD,
+        };
+        if held.failures < NO_WAY || now.saturating_duration_since(held.since) < enough {
+            let until = now + held.pause;
+            held.until = Some(until);
+            held.pause = (held.pause * 2).min(MAX_PAUSE);
+            host.queued = false;
+            self.holds.wakes.push(Reverse((until, key)));
+            return;
+        }
+        if self.holds.no_way.len() >= MAX_PATHS {
+            self.holds.no_way.clear();
+        }
+        self.holds.no_way.insert(path);
+        if let Hold::NoWay(verdict) = hold {
+            let change = host.sweep.settle_rest(verdict);
+            self.progress.ports_done += u64::from(change.settled);
+            self.recall(key, now);
+            self.finish(key, now);
+        } else {
+            self.holds.unfinished.get_or_insert((address, errno, 0)).2 += 1;
+            self.abandon(key, now);
+        }
+    }
+
+    /// A probe to the host left.
+    pub(super) fn unhold(&mut self, key: usize) {
+        if let Some(host) = self.hosts.get_mut(key).filter(|host| host.held.is_some()) {
+            host.held = None;
+            self.weight += host.weight;
+            self.holds.no_way.remove(&PathKey::from(host.sweep.target().address()));
+            self.queue(key);
+        }
+    }
+
+    /// Looks again at the hosts whose pause is over.
+    pub(super) fn wake(&mut self, now: Instant) {
+        while let Some(Reverse((at, key))) = self.holds.wakes.peek().copied().filter(|wake| wake.0.0 <= now) {
+            self.holds.wakes.pop();
+            let held = self.hosts.get_mut(key).and_then(|host| host.held.as_mut());
+            if let Some(held) = held.filter(|held| held.until == Some(at)) {
+                held.until = None;
+                self.queue(key);
+            }
+        }
+    }
+
+    /// Leaves a host unfinished.
+    fn abandon(&mut self, key: usize, now: Instant) {
+        for flight in self.flights.of_host(key) {
+            self.end(flight, now);
+            self.ended.push(flight);
+        }
+        if let Some(host) = self.hosts.remove(key) {
+            self.lanes.leave(host.lane);
+        }
+    }
+}
