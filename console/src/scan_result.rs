@@ -7,6 +7,7 @@ use portolan_common::observation::{HostObservation, PortDetail, PortState, Proto
 use portolan_common::ports::PortSpec;
 use portolan_proto::convert::{WireError, time_from_wire};
 use portolan_proto::v1;
+use prost::Message as _;
 use std::collections::{BTreeMap, BTreeSet};
 use v1::scan_event::Event;
 
@@ -115,7 +116,9 @@ impl ScanResult {
                 let satellite = self.index_of(&batch.satellite);
                 let first = self.hosts.len();
                 for host in &batch.hosts {
-                    let seen = HostObservation::try_from(host)?;
+                    let host =
+                        v1::HostObservation::decode(host.as_slice()).map_err(|_| WireError::Malformed)?;
+                    let seen = HostObservation::try_from(&host)?;
                     self.satellites[satellite].hosts_up += u64::from(seen.up);
                     self.hosts.push(SeenHost { satellite, seen });
                 }

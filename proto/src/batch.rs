@@ -1,5 +1,6 @@
 //! Observations in a record: each behind its length, so that they are decoded one at a time.
 
+use crate::convert::WireError;
 use crate::v1::HostObservation;
 use prost::Message as _;
 
@@ -13,20 +14,24 @@ pub fn push(batch: &mut Vec<u8>, host: &HostObservation) {
     let _ = host.encode_length_delimited(batch);
 }
 
-/// The hosts of a batch; an error ends them, since what follows cannot be found. One more than [`MAX_HOSTS`] at most, so
-/// that the receiver can tell that there were too many.
-pub fn hosts(mut batch: &[u8]) -> impl Iterator<Item = Result<HostObservation, prost::DecodeError>> {
+/// The hosts of a batch, still encoded; an error ends them, since what follows cannot be found. One more than
+/// [`MAX_HOSTS`] at most, so that the receiver can tell that there were too many.
+pub fn encoded_hosts(mut batch: &[u8]) -> impl Iterator<Item = Result<&[u8], WireError>> {
     std::iter::from_fn(move || {
         if batch.is_empty() {
             return None;
         }
-        let host = HostObservation::decode_length_delimited(&mut batch);
-        if host.is_err() {
-            batch = &[];
-        }
-        Some(host)
+        let length = prost::decode_length_delimiter(&mut batch).ok();
+        let host = length.and_then(|length| batch.split_at_checked(length));
+        batch = host.map_or(&[], |(_, rest)| rest);
+        Some(host.map(|(host, _)| host).ok_or(WireError::Malformed))
     })
     .take(MAX_HOSTS + 1)
+}
+
+/// The hosts of a batch, as [`encoded_hosts`] finds them.
+pub fn hosts(batch: &[u8]) -> impl Iterator<Item = Result<HostObservation, WireError>> {
+    encoded_hosts(batch).map(|host| HostObservation::decode(host?).map_err(|_| WireError::Malformed))
 }
 
 #[cfg(test)]

@@ -22,6 +22,9 @@ pub enum WireError {
     /// Two runs claim the same port or the same state and reason, or a run is empty.
     #[error("state runs that overlap, repeat or are empty")]
     Runs,
+    /// No protobuf message, or cut off.
+    #[error("bytes that are no message")]
+    Malformed,
     /// A time outside years -9999 to 9999.
     #[error("a time out of range")]
     Time,

@@ -167,7 +167,7 @@ impl Scans {
     }
 
     /// Passes committed observations on.
-    pub fn hosts(&self, id: ScanId, satellite: SatelliteId, hosts: Vec<v1::HostObservation>) {
+    pub fn hosts(&self, id: ScanId, satellite: SatelliteId, hosts: Vec<Vec<u8>>) {
         let mut scans = self.running_scans();
         let Some(running) = scans.get_mut(&id) else { return };
         let Some(name) = running.parts.get(&satellite).filter(|part| !part.ended).map(|p| p.name.clone())
@@ -410,7 +410,7 @@ mod tests {
         let mut f = fixture();
         let events = f.start(None);
         assert!(matches!(f.joined.messages.try_recv(), Ok(Down::StartScan(_))));
-        f.scans.hosts(f.scan, f.satellite, vec![v1::HostObservation::default()]);
+        f.scans.hosts(f.scan, f.satellite, vec![Vec::new()]);
         f.scans.ended(f.scan, f.satellite, complete());
         f.scans.hosts(f.scan, f.satellite, vec![]);
         assert_eq!(kinds(events).await, ["started", "1 hosts", "complete", "finished"]);

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use portolan_common::observation::{HostObservation, PortDetail, PortState, Protocol, Reason, StateRun};
 use portolan_common::ports::{PortSet, PortSpec};
 use portolan_proto::v1::{self, scan_event::Event};
+use prost::Message as _;
 
 /// 2026-05-01 12:00:00 UTC.
 pub fn noon() -> Timestamp {
@@ -66,7 +67,7 @@ pub fn started(satellites: &[(&str, &str)]) -> v1::ScanEvent {
 }
 
 pub fn hosts(satellite: &str, hosts: &[HostObservation]) -> v1::ScanEvent {
-    let hosts = hosts.iter().map(v1::HostObservation::from).collect();
+    let hosts = hosts.iter().map(|host| v1::HostObservation::from(host).encode_to_vec()).collect();
     event(Event::Hosts(v1::SatelliteHosts { satellite: satellite.into(), hosts }))
 }
 

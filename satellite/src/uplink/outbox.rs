@@ -89,8 +89,8 @@ impl Outbox {
         let record = v1::Record {
             sequence: state.last,
             scan_id: scan.as_bytes().to_vec(),
-            waited_ms: 0,
             body: Some(body),
+            ..v1::Record::default()
         };
         let bytes = record.encoded_len();
         state.bytes += bytes;

@@ -183,6 +183,7 @@ impl Uplink {
             assignment_revision: self.assignment.revision,
             spool_depth: self.outbox.depth(),
             clock_at_ms: Timestamp::now().as_millisecond(),
+            ..v1::Hello::default()
         }
     }
 
@@ -220,6 +221,7 @@ impl Uplink {
                         clock_at_ms: Timestamp::now().as_millisecond(),
                         assignment_revision: self.assignment.revision,
                         spool_depth: self.outbox.depth(),
+                        ..v1::Heartbeat::default()
                     };
                     // Where there is no room, records are on their way and say as much.
                     let _ = up.try_send(message(Up::Heartbeat(beat)));
@@ -259,7 +261,7 @@ impl Uplink {
                     _ => End::Goodbye,
                 });
             }
-            Down::Welcome(_) => {}
+            Down::Welcome(_) | Down::Credit(_) => {}
         }
         None
     }

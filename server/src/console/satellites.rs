@@ -98,6 +98,7 @@ pub(super) fn describe(service: &ConsoleService, record: &SatelliteRecord) -> v1
         spool_depth: 0,
         capabilities: record.capabilities.clone(),
         id: SatelliteId::from_slice(&record.id).map(|id| id.to_string()).unwrap_or_default(),
+        ..v1::Satellite::default()
     };
     if let Some(live) = live {
         satellite.version = live.version;

@@ -32,5 +32,6 @@ pub(super) fn status(service: &ConsoleService, request: &Request<v1::StatusReque
             .take(NAMED)
             .map(|record| satellites::describe(service, record))
             .collect(),
+        ..v1::StatusResponse::default()
     }
 }

@@ -9,7 +9,9 @@ use jiff::Timestamp;
 use portolan_common::ids::{Epoch, SatelliteId, ScanId};
 use portolan_common::observation::HostObservation;
 use portolan_proto::batch;
+use portolan_proto::convert::WireError;
 use portolan_proto::v1;
+use prost::Message as _;
 use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -39,7 +41,8 @@ pub(super) struct Committer {
 
 /// What is forwarded once its record is durable.
 enum Forward {
-    Hosts(ScanId, Vec<v1::HostObservation>),
+    /// Encoded, as they came: what this version does not know of them is passed on.
+    Hosts(ScanId, Vec<Vec<u8>>),
     End(ScanId, v1::ScanEnd),
     Nothing,
 }
@@ -114,33 +117,33 @@ impl Committer {
         (item, forward)
     }
 
-    fn accept_hosts(&self, bytes: &[u8], hosts: &mut Vec<HostObservation>) -> Vec<v1::HostObservation> {
+    fn accept_hosts(&self, bytes: &[u8], hosts: &mut Vec<HostObservation>) -> Vec<Vec<u8>> {
         let mut accepted = Vec::new();
         let mut addresses = HashSet::new();
         let mut dropped = 0u64;
         let mut why = String::new();
-        for (number, wire) in batch::hosts(bytes).enumerate() {
+        for (number, wire) in batch::encoded_hosts(bytes).enumerate() {
             if number == batch::MAX_HOSTS {
                 dropped += 1;
                 why = format!("more than {} hosts in one record; no more were looked at", batch::MAX_HOSTS);
                 break;
             }
-            let host =
-                wire.map_err(|error| error.to_string()).and_then(|wire| {
-                    match HostObservation::try_from(&wire) {
-                        Ok(host) if addresses.insert(host.address) => Ok((wire, host)),
-                        Ok(_) => Err("an address twice in one record".to_owned()),
-                        Err(error) => Err(error.to_string()),
-                    }
-                });
+            let host = wire.and_then(|wire| {
+                let host = v1::HostObservation::decode(wire).map_err(|_| WireError::Malformed)?;
+                Ok((wire, HostObservation::try_from(&host)?))
+            });
             match host {
-                Ok((wire, host)) => {
-                    accepted.push(wire);
+                Ok((wire, host)) if addresses.insert(host.address) => {
+                    accepted.push(wire.to_vec());
                     hosts.push(host);
+                }
+                Ok(_) => {
+                    dropped += 1;
+                    why = "an address twice in one record".to_owned();
                 }
                 Err(error) => {
                     dropped += 1;
-                    why = error;
+                    why = error.to_string();
                 }
             }
         }

@@ -132,6 +132,7 @@ impl Session {
             acked_sequence,
             clock_at_ms: now.as_millisecond(),
             version: env!("CARGO_PKG_VERSION").into(),
+            ..v1::Welcome::default()
         }))?;
         if hello.assignment_revision != self.record.assignment_revision {
             self.send(Down::Assignment(v1::Assignment {
