@@ -104,6 +104,7 @@ pub mod fixture {
                 last_seen_at_ms: (noon() - 5.minutes()).as_millisecond(),
                 ..Default::default()
             }],
+            ..Default::default()
         }
     }
 }
