@@ -61,8 +61,12 @@ id!(
     ScanId
 );
 id!(
-    /// The numbering of one run of a satellite's process: sequences count from 1 within it.
+    /// The numbering of a satellite's spool: sequences count from 1 within it.
     Epoch
+);
+id!(
+    /// One run of a satellite's process.
+    ProcessId
 );
 
 /// Who a certificate says its holder is: the role part of its SPIFFE ID.

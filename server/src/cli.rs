@@ -2,16 +2,18 @@
 
 use crate::config::Config;
 use crate::data_dir::{DataDir, NameError, split_name};
+use crate::run::RunError;
 use crate::{init, run};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 use nix::sys::stat::{Mode, umask};
+use portolan_daemon::signals;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +75,8 @@ fn server_name(text: &str) -> Result<String, NameError> {
 
 const CONFIG: &str = "/etc/portolan/server.toml";
 const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
+/// How long blocking threads may hold up the end of the process.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Does what the command line says.
 ///
@@ -112,7 +116,7 @@ fn serve(data: DataDir, listen: SocketAddr, config: Option<PathBuf>) -> anyhow::
     // Said before the port is taken: the more basic mistake first.
     data.deployment().context("cannot run the server")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let listener = TcpListener::bind(listen).await.map_err(|error| match error.kind() {
             std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
                 "cannot listen on {listen}: the port is in use; choose another with --listen ADDR:PORT, or see who \
@@ -123,9 +127,16 @@ fn serve(data: DataDir, listen: SocketAddr, config: Option<PathBuf>) -> anyhow::
         })?;
         let shutdown = CancellationToken::new();
         let reload = Arc::new(Notify::new());
-        tokio::spawn(watch_signals(shutdown.clone(), reload.clone()));
-        run::run(data, config, listener, shutdown, reload).await.context("cannot run the server")
-    })
+        signals::listen(shutdown.clone(), Some(reload.clone())).context("cannot run the server")?;
+        run::run(data, config, listener, shutdown, reload).await.map_err(|error| {
+            let what =
+                if matches!(error, RunError::Task(_)) { "the server stopped" } else { "cannot run the server" };
+            anyhow::Error::new(error).context(what)
+        })
+    });
+    // A reader of the store may still sit on a blocking thread; it has nothing to say to anybody.
+    runtime.shutdown_timeout(LINGER);
+    result
 }
 
 fn read_config(path: Option<PathBuf>) -> anyhow::Result<Config> {
@@ -137,21 +148,4 @@ fn read_config(path: Option<PathBuf>) -> anyhow::Result<Config> {
     let text = portolan_transport::files::read_text(&path, MAX_CONFIG_BYTES)?;
     Config::from_toml(&path.display().to_string(), &text)
         .map_err(|mistakes| anyhow::anyhow!("the settings have mistakes\n{mistakes}"))
-}
-
-async fn watch_signals(shutdown: CancellationToken, reload: Arc<Notify>) {
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
-    else {
-        tracing::error!("cannot listen for signals; end the server with SIGKILL");
-        return;
-    };
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload.notify_one(),
-        }
-    }
-    shutdown.cancel();
 }

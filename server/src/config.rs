@@ -13,6 +13,8 @@ pub struct Config {
     pub retention: SignedDuration,
     /// How long a satellite's certificate is valid; it is renewed at two thirds.
     pub satellite_certificate_life: SignedDuration,
+    /// Bytes that must be free on the store's file system for observations to be taken.
+    pub min_free: u64,
     /// `/metrics` without a certificate.
     pub public_metrics: bool,
     /// Connections that have not proved who they are, from one address (IPv6: /64).
@@ -26,6 +28,7 @@ impl Default for Config {
         Self {
             retention: SignedDuration::from_hours(24 * 400),
             satellite_certificate_life: SignedDuration::from_hours(24 * 30),
+            min_free: crate::store::MIN_FREE,
             public_metrics: false,
             unauthenticated_per_address: 64,
             unauthenticated_total: 4096,
@@ -52,6 +55,7 @@ impl Config {
             satellite_certificate_life: root
                 .duration("satellite_certificate_life", Duration::from_secs(10)..=DAY * 398)
                 .map_or(default.satellite_certificate_life, |d| signed(d.value)),
+            min_free: default.min_free,
             public_metrics: root
                 .choice("metrics", &[("operator", false), ("anyone", true)])
                 .map_or(default.public_metrics, |choice| choice.value),

@@ -3,7 +3,7 @@
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::scans::Scans;
-use crate::store::Store;
+use crate::store::{Health, Store};
 use crate::uplink::Hub;
 use axum::Router;
 use axum::extract::State;
@@ -39,10 +39,12 @@ pub fn router(state: Arc<HttpState>) -> Router {
 }
 
 async fn ready(State(state): State<Arc<HttpState>>) -> impl IntoResponse {
-    if state.store.is_writable() {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the store takes no writes; see the server's log\n")
+    match state.store.health() {
+        Health::Good => (StatusCode::OK, "ready\n"),
+        Health::Full { .. } => (StatusCode::SERVICE_UNAVAILABLE, "the store's disk is nearly full\n"),
+        Health::Failed { .. } => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the store takes no writes; see the server's log\n")
+        }
     }
 }
 

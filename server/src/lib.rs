@@ -15,6 +15,7 @@ pub mod listener;
 pub mod metrics;
 pub mod peer;
 pub mod pki;
+pub mod problems;
 pub mod registry;
 pub mod run;
 pub mod scans;

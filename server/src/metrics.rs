@@ -28,6 +28,10 @@ pub struct Metrics {
     pub hosts_malformed: Counter,
     /// Sequence numbers that never arrived.
     pub records_missing: Counter,
+    /// Host observations that satellites dropped, and said so.
+    pub hosts_dropped: Counter,
+    /// Satellites that had been acked more than the store has.
+    pub rewinds: Counter,
     /// State changes of single ports.
     pub port_changes: Counter,
     satellites: Family<[(&'static str, &'static str); 1], Gauge>,
@@ -52,7 +56,10 @@ impl Default for Metrics {
             counter("records_repeated", "Records that were committed before and came again");
         let hosts = counter("hosts_observed", "Host observations committed");
         let hosts_malformed = counter("hosts_malformed", "Host observations dropped as malformed");
-        let records_missing = counter("records_missing", "Sequence numbers that never arrived");
+        let records_missing = counter("records_missing", "Sequence numbers that never arrived and were not accounted for");
+        let hosts_dropped = counter("hosts_dropped", "Host observations that satellites dropped and accounted for");
+        let rewinds =
+            counter("rewinds", "Satellites asked again for records that had been acked");
         let port_changes = counter("port_changes", "State changes of single ports");
         let satellites = Family::default();
         registry.register("satellites", "Satellites by status", satellites.clone());
@@ -76,6 +83,8 @@ impl Default for Metrics {
             hosts,
             hosts_malformed,
             records_missing,
+            hosts_dropped,
+            rewinds,
             port_changes,
             satellites,
             scans,

@@ -9,8 +9,8 @@ use crate::store::{SatelliteRecord, Store, StoreError, TokenRecord};
 use jiff::{SignedDuration, Timestamp};
 use portolan_common::ids::SatelliteId;
 use portolan_common::names::{NameError, check_name};
-use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError, RwLock};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -28,6 +28,8 @@ pub struct Registry {
     records: RwLock<HashMap<SatelliteId, SatelliteRecord>>,
     revocations: watch::Sender<u64>,
     changing: tokio::sync::Mutex<()>,
+    /// Whose last sight is not written yet.
+    seen: Mutex<HashSet<SatelliteId>>,
 }
 
 /// What [`Registry::add`] did.
@@ -113,6 +115,7 @@ impl Registry {
             records: RwLock::new(records),
             revocations: watch::Sender::new(0),
             changing: tokio::sync::Mutex::default(),
+            seen: Mutex::default(),
         })
     }
 
@@ -316,6 +319,34 @@ impl Registry {
         self.put(record, None).await
     }
 
+    /// Notes how a satellite was last seen, in memory at once and on disk with the next [`Registry::flush_seen`]: a fleet
+    /// that loses its connections all at once must not keep everybody else from changing anything.
+    pub fn note_seen(&self, id: SatelliteId, change: impl FnOnce(&mut SatelliteRecord)) {
+        let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(record) = records.get_mut(&id) else { return };
+        change(record);
+        drop(records);
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    }
+
+    /// Writes what was noted of all satellites, together.
+    ///
+    /// # Errors
+    /// When the store fails; it is written with the next call then.
+    pub async fn flush_seen(&self) -> Result<(), StoreError> {
+        let _changing = self.changing.lock().await;
+        let ids = std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner));
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let records: Vec<_> = ids.iter().filter_map(|id| self.get(*id)).collect();
+        let written = self.store.put_satellites(records).await;
+        if written.is_err() {
+            self.seen.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
+        }
+        written
+    }
+
     /// Refuses the satellite's certificates from now on: at once, before anything is written, so that a revocation
     /// waits for no disk. `at_once` is called as soon as it holds.
     ///
@@ -364,7 +395,14 @@ impl Registry {
         // A revocation does not wait for this; what was read before it must not undo it.
         let revoked = records.get(&id).map_or(0, |known| known.revoked_at_ms);
         let revoked_at_ms = if record.revoked_at_ms == 0 { revoked } else { record.revoked_at_ms };
-        records.insert(id, SatelliteRecord { revoked_at_ms, ..record });
+        let mut record = SatelliteRecord { revoked_at_ms, ..record };
+        if let Some(known) = records.get(&id).filter(|known| known.last_seen_at_ms > record.last_seen_at_ms) {
+            record.last_seen_at_ms = known.last_seen_at_ms;
+            record.version.clone_from(&known.version);
+            record.address.clone_from(&known.address);
+            record.capabilities.clone_from(&known.capabilities);
+        }
+        records.insert(id, record);
         Ok(())
     }
 }
@@ -389,7 +427,7 @@ mod tests {
         let now = Timestamp::from_second(1_790_000_000).unwrap();
         let authority = Authority::create(&dir.path().join("ca"), DeploymentId(Uuid::new_v4()), now).unwrap();
         Store::create(&dir.path().join("store")).unwrap();
-        let registry = Registry::load(Store::open(&dir.path().join("store")).unwrap()).unwrap();
+        let registry = Registry::load(Store::open(&dir.path().join("store"), 0).unwrap()).unwrap();
         Fixture { _dir: dir, registry, authority, now }
     }
 

@@ -1,11 +1,11 @@
-//! The running server: one task list, built from the data directory, ended in order under a deadline.
+//! The running server: one task list, built from the data directory, ended in order, each stage within its time.
 
 use crate::config::Config;
 use crate::console::ConsoleService;
 use crate::data_dir::{self, DataDir, DataDirError, NameError};
 use crate::enrollment::EnrollmentService;
 use crate::http::{self, HttpState};
-use crate::listener::{self, Admission, Limits, Services, Shared};
+use crate::listener::{self, Admission, Closing, Limits, Services, Shared};
 use crate::metrics::Metrics;
 use crate::peer::Identifier;
 use crate::pki::PkiError;
@@ -13,10 +13,12 @@ use crate::pki::authority::Authority;
 use crate::pki::server_certificate::{Refresh, ServerCertificate};
 use crate::registry::Registry;
 use crate::scans::Scans;
-use crate::store::{Store, StoreError};
-use crate::uplink::{Hub, UplinkService};
+use crate::store::{Health, Store, StoreError};
+use crate::problems::Problems;
+use crate::uplink::{Hub, Replays, UplinkService};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
+use portolan_daemon::{BoxError, TaskFailed, Tasks};
 use portolan_proto::v1::console_server::ConsoleServer;
 use portolan_proto::v1::enrollment_server::EnrollmentServer;
 use portolan_proto::v1::uplink_server::UplinkServer;
@@ -25,13 +27,19 @@ use portolan_transport::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
-/// How long streams and connections may take to end.
-const SHUTDOWN: Duration = Duration::from_secs(5);
+/// The stages of the end and how long each may take, in their order: the port closes; every connection's peer is told
+/// that it will close (GOAWAY); streams say goodbye; connections end; …
+const ACCEPTING: Duration = Duration::from_secs(1);
+const NOTICE: Duration = Duration::from_secs(1);
+const STREAMS: Duration = Duration::from_secs(5);
+const CONNECTIONS: Duration = Duration::from_secs(5);
+/// … what runs by itself stops; and last, when nobody writes to it any more, the store.
+const BACKGROUND: Duration = Duration::from_secs(2);
+const STORE: Duration = Duration::from_secs(10);
 /// How often files are looked at for changes and certificates for their age.
 const REFRESH: Duration = Duration::from_secs(10);
 /// How often what is too old is dropped.
@@ -41,12 +49,17 @@ const EXPIRE: Duration = Duration::from_millis(100);
 /// What an enrollment may send: a token and a signing request.
 const MAX_ENROLLMENT_BYTES: usize = 16 * 1024;
 
+/// Bytes of records that were received and are not committed yet, over all satellites.
+const RECEIVED_BYTES: usize = 128 * 1024 * 1024;
+/// How often it is written when satellites were last seen.
+const SEEN: Duration = Duration::from_secs(5);
+
 /// A satellite has one connection, for a while two or three when links break.
 const CONNECTIONS_PER_SATELLITE: usize = 8;
 /// Scripts may share an operator's certificate.
 const CONNECTIONS_PER_OPERATOR: usize = 64;
 
-/// A server that cannot start.
+/// A server that cannot start, or that stopped because a part of it failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The data directory cannot be used.
@@ -67,12 +80,15 @@ pub enum RunError {
     /// The listener has no address.
     #[error("the listener failed: {0}")]
     Listener(#[from] std::io::Error),
+    /// A task failed, and everything else ended for it.
+    #[error(transparent)]
+    Task(#[from] TaskFailed),
 }
 
 /// Runs a server on `listener` until `shutdown`; `reload` makes it look at its files at once.
 ///
 /// # Errors
-/// [`RunError`] when it cannot start.
+/// [`RunError`] when it cannot start, or when one of its tasks fails.
 pub async fn run(
     data: DataDir,
     config: Config,
@@ -86,14 +102,23 @@ pub async fn run(
     let hosts = data_dir::certificate_names(&deployment.names)?;
     let certificate = Arc::new(ServerCertificate::open(&data, &authority, &hosts, Timestamp::now())?);
     let dial_addresses = Arc::new(ArcSwap::from_pointee(data_dir::dial_addresses(&deployment.names)?));
-    let store = Store::open(&data.store())?;
+    let store = Store::open(&data.store(), config.min_free)?;
     let registry = Arc::new(Registry::load(store.clone())?);
     let hub = Arc::new(Hub::default());
     let scans = Arc::new(Scans::new(hub.clone()));
     let metrics = Arc::new(Metrics::default());
-    let tasks = TaskTracker::new();
-    // Streams end before the connections under them, so that a goodbye still gets through.
-    let end_streams = CancellationToken::new();
+    let problems = Arc::new(Problems::load(store.clone(), registry.clone(), hub.clone())?);
+
+    let mut tasks = Tasks::new(shutdown);
+    let accepting = tasks.stage("accepting", ACCEPTING);
+    let notice = tasks.stage("notice", NOTICE);
+    // Before the connections under them, so that a goodbye still gets through.
+    let streams = tasks.stage("streams", STREAMS);
+    let connections = tasks.stage("connections", CONNECTIONS);
+    let background = tasks.stage("background", BACKGROUND);
+    let storing = tasks.stage("store", STORE);
+    let sessions = tasks.group(streams, "uplink sessions");
+    let open = tasks.group(connections, "connections");
 
     let routes = http::router(Arc::new(HttpState {
         store: store.clone(),
@@ -116,14 +141,18 @@ pub async fn run(
         authority: authority.clone(),
         life: config.satellite_certificate_life,
         metrics: metrics.clone(),
-        tasks: tasks.clone(),
-        shutdown: end_streams.clone(),
+        replays: Replays::default(),
+        problems: problems.clone(),
+        room: Arc::new(Semaphore::new(RECEIVED_BYTES)),
+        shutdown: sessions.stop().clone(),
+        tasks: sessions,
     })
     .max_decoding_message_size(MAX_UPLINK_BYTES);
     let console = ConsoleServer::new(ConsoleService {
         store: store.clone(),
         registry: registry.clone(),
         hub,
+        problems,
         scans: scans.clone(),
         certificate: certificate.clone(),
         deployment: id,
@@ -154,22 +183,56 @@ pub async fn run(
     let address = listener.local_addr()?;
     warn_of_other_ports(&dial_addresses.load(), address.port());
     tracing::info!(%address, deployment = %id, version = env!("CARGO_PKG_VERSION"), "listening");
-    let accepting = tokio::spawn(listener::accept(listener, shared, tasks.clone(), shutdown.clone()));
-    let keeping = tokio::spawn(keep_certificate(data, authority, certificate, dial_addresses, reload));
-    let expiring = tokio::spawn(expire_scans(scans.clone(), store.clone()));
-    let dropping = tokio::spawn(drop_old(store, config.retention));
+    let closing = Closing::default();
+    tasks.spawn(accepting, "accept", {
+        let closing = closing.clone();
+        |stop| async move {
+            listener::accept(listener, shared, open, closing, stop).await;
+            Ok(())
+        }
+    });
+    tasks.spawn(notice, "notice", |stop| async move {
+        stop.cancelled().await;
+        closing.tell_all().await;
+        Ok(())
+    });
+    tasks.spawn(streams, "end of scans", {
+        let scans = scans.clone();
+        |stop| async move {
+            stop.cancelled().await;
+            scans.end_all();
+            Ok(())
+        }
+    });
+    tasks.spawn(background, "last sights", {
+        let registry = registry.clone();
+        |stop| write_sights(registry, stop)
+    });
+    let ending = tasks.stop(streams);
+    tasks.spawn(background, "expiry of scans", {
+        let store = store.clone();
+        |stop| until(stop, expire_scans(scans, store, ending))
+    });
+    tasks.spawn(background, "certificate", |stop| {
+        until(stop, keep_certificate(data, authority, certificate, dial_addresses, reload))
+    });
+    tasks.spawn(background, "retention", {
+        let store = store.clone();
+        |stop| until(stop, drop_old(store, config.retention))
+    });
+    tasks.spawn(storing, "store", |stop| async move {
+        stop.cancelled().await;
+        Ok(tokio::task::spawn_blocking(move || store.close()).await?)
+    });
+    tasks.run().await?;
+    tracing::info!("stopped");
+    Ok(())
+}
 
-    shutdown.cancelled().await;
-    tracing::info!("shutting down");
-    scans.end_all();
-    end_streams.cancel();
-    tasks.close();
-    if tokio::time::timeout(SHUTDOWN, tasks.wait()).await.is_err() {
-        tracing::warn!(connections = tasks.len(), "ended with connections still open");
-    }
-    for task in [accepting, keeping, expiring, dropping] {
-        task.abort();
-    }
+/// Runs what never ends by itself until it is stopped. Nothing of it is cut in the middle: it waits nowhere while
+/// something is half done.
+async fn until(stop: CancellationToken, task: impl Future<Output = ()>) -> Result<(), BoxError> {
+    stop.run_until_cancelled(task).await;
     Ok(())
 }
 
@@ -222,10 +285,28 @@ async fn keep_certificate(
     }
 }
 
-async fn expire_scans(scans: Arc<Scans>, store: Store) {
+async fn expire_scans(scans: Arc<Scans>, store: Store, ending: CancellationToken) {
     loop {
         tokio::time::sleep(EXPIRE).await;
-        scans.expire(Instant::now(), store.is_writable());
+        if ending.is_cancelled() {
+            // A connection that is told to close may have a last request under way, and that may be a scan.
+            scans.end_all();
+        } else {
+            scans.expire(Instant::now(), store.health() == Health::Good);
+        }
+    }
+}
+
+/// Writes now and then, and once more at the end, when satellites were last seen.
+async fn write_sights(registry: Arc<Registry>, stop: CancellationToken) -> Result<(), BoxError> {
+    loop {
+        let is_last = tokio::time::timeout(SEEN, stop.cancelled()).await.is_ok();
+        if let Err(error) = registry.flush_seen().await {
+            tracing::warn!(%error, "cannot write when satellites were last seen; trying again");
+        }
+        if is_last {
+            return Ok(());
+        }
     }
 }
 

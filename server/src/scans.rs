@@ -4,7 +4,7 @@
 
 use crate::uplink::Hub;
 use jiff::Timestamp;
-use portolan_common::ids::{Epoch, SatelliteId, ScanId};
+use portolan_common::ids::{ProcessId, SatelliteId, ScanId};
 use portolan_proto::v1::{self, scan_event::Event, uplink_down::Message as Down};
 use prost::Message as _;
 use std::collections::HashMap;
@@ -72,7 +72,7 @@ struct Running {
 struct Part {
     name: String,
     /// Which run of the satellite's process was told to scan.
-    epoch: Option<Epoch>,
+    process: Option<ProcessId>,
     disconnected_since: Option<Instant>,
     ended: bool,
     last_progress: v1::SatelliteProgress,
@@ -121,7 +121,7 @@ impl Scans {
         for participant in participants {
             let mut part = Part {
                 name: participant.name.clone(),
-                epoch: self.hub.live(participant.id).map(|live| live.epoch),
+                process: self.hub.live(participant.id).map(|live| live.process),
                 disconnected_since: None,
                 ended: false,
                 last_progress: v1::SatelliteProgress {
@@ -251,7 +251,7 @@ impl Scans {
 
     /// A satellite is back: returns what to tell it. A scan of its that nobody waits for is cancelled; one that was
     /// lost on the way is sent again; one that died with the satellite's process is ended.
-    pub fn reconnected(&self, satellite: SatelliteId, epoch: Epoch, reported: &[ScanId]) -> Vec<Down> {
+    pub fn reconnected(&self, satellite: SatelliteId, process: ProcessId, reported: &[ScanId]) -> Vec<Down> {
         let mut scans = self.running_scans();
         let mut messages = Vec::new();
         for id in reported {
@@ -273,7 +273,7 @@ impl Scans {
                 continue;
             }
             // The satellite acks nothing away that was not forwarded here, so what it does not know of never reached it.
-            if part.epoch == Some(epoch) {
+            if part.process == Some(process) {
                 if running.cancelled_at.is_none() {
                     messages.push(Down::StartScan(start));
                 }
@@ -367,13 +367,13 @@ mod tests {
         joined: crate::uplink::Joined,
     }
 
-    const EPOCH: Epoch = Epoch(Uuid::from_u128(1));
+    const PROCESS: ProcessId = ProcessId(Uuid::from_u128(1));
 
     fn fixture() -> Fixture {
         let hub = Arc::new(Hub::default());
         let satellite = SatelliteId(Uuid::from_u128(5));
         let address = "127.0.0.1:1".parse().unwrap();
-        let joined = hub.join(satellite, address, &v1::Hello::default(), EPOCH, Timestamp::UNIX_EPOCH);
+        let joined = hub.join(satellite, address, &v1::Hello::default(), PROCESS, Timestamp::UNIX_EPOCH);
         Fixture { scans: Scans::new(hub.clone()), hub, satellite, scan: ScanId(Uuid::from_u128(9)), joined }
     }
 
@@ -442,11 +442,11 @@ mod tests {
         let events = f.start(None);
         f.scans.disconnected(f.satellite);
         let unknown = ScanId(Uuid::from_u128(77));
-        let told = f.scans.reconnected(f.satellite, EPOCH, &[f.scan, unknown]);
+        let told = f.scans.reconnected(f.satellite, PROCESS, &[f.scan, unknown]);
         assert!(matches!(&told[..], [Down::CancelScan(c)] if c.scan_id == unknown.as_bytes()));
-        let told = f.scans.reconnected(f.satellite, EPOCH, &[]);
+        let told = f.scans.reconnected(f.satellite, PROCESS, &[]);
         assert!(matches!(&told[..], [Down::StartScan(_)]), "it was lost on the way");
-        let told = f.scans.reconnected(f.satellite, Epoch(Uuid::from_u128(2)), &[]);
+        let told = f.scans.reconnected(f.satellite, ProcessId(Uuid::from_u128(2)), &[]);
         assert!(told.is_empty());
         assert_eq!(
             kinds(events).await,

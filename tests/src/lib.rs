@@ -5,7 +5,8 @@
 //! - [`judge`]: nmap as the independent opinion on what is open, closed and filtered.
 //! - [`scene`]: the scene that most end-to-end tests play in.
 //! - [`deployment`]: a Portolan server, its operator and its satellites, as an administrator would set them up.
-//! - [`client`]: a peer that says on the wire what no honest program would.
+//! - [`client`]: a peer that says on the wire what no honest program would, or that keeps account of all it said.
+//! - [`chance`]: what is random in a test, and can be repeated.
 //!
 //! A test reads like this:
 //!
@@ -31,6 +32,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a lab that cannot be built is a failed test")]
 
+pub mod chance;
 pub mod client;
 pub mod deployment;
 pub mod judge;

@@ -7,6 +7,7 @@ mod status;
 
 use crate::peer::{Peer, PeerIdentity};
 use crate::pki::server_certificate::ServerCertificate;
+use crate::problems::Problems;
 use crate::registry::{Registry, RegistryError};
 use crate::scans::Scans;
 use crate::store::{Store, StoreError};
@@ -31,6 +32,8 @@ pub struct ConsoleService {
     pub registry: Arc<Registry>,
     /// Who is connected.
     pub hub: Arc<Hub>,
+    /// What should be known.
+    pub problems: Arc<Problems>,
     /// What runs.
     pub scans: Arc<Scans>,
     /// For `status`.

@@ -32,6 +32,8 @@ pub(super) fn status(service: &ConsoleService, request: &Request<v1::StatusReque
             .take(NAMED)
             .map(|record| satellites::describe(service, record))
             .collect(),
-        ..v1::StatusResponse::default()
+        problems: service.problems.list(Timestamp::now()),
+        satellites_replaying: service.hub.connected().1 as u64,
+        store_free_bytes: service.store.free_bytes(),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::admission::Ticket;
+use super::closing::Notice;
 use crate::authorization::{Denied, authorize};
 use crate::peer::{Peer, PeerIdentity};
 use axum::Router;
@@ -13,13 +14,14 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
 use tower::{ServiceExt as _, service_fn};
 
 /// HTTP/2 pings and their answers: a half-open connection is found in 16 s at most.
@@ -69,7 +71,7 @@ pub(super) async fn serve(
     address: SocketAddr,
     ticket: Ticket<IpAddr>,
     shared: Arc<Shared>,
-    shutdown: CancellationToken,
+    notice: Notice,
 ) {
     let _ = stream.set_nodelay(true);
     let acceptor = TlsAcceptor::from(shared.tls.clone());
@@ -88,7 +90,7 @@ pub(super) async fn serve(
                 return;
             }
         },
-        () = shutdown.cancelled() => return,
+        () = notice.wanted() => return,
     };
     let mut revocations = shared.identifier.revocations();
     let identity = shared.identifier.identify(tls.get_ref().1.peer_certificates());
@@ -148,7 +150,7 @@ pub(super) async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_BYTES);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(tls), TowerToHyperService::new(service)));
-    let mut closing = false;
+    let (mut closing, mut notice) = (false, Some(notice));
     loop {
         tokio::select! {
             result = connection.as_mut() => {
@@ -157,9 +159,15 @@ pub(super) async fn serve(
                 }
                 return;
             }
-            () = shutdown.cancelled(), if !closing => {
+            () = wanted(notice.as_ref()), if notice.is_some() => {
                 closing = true;
                 connection.as_mut().graceful_shutdown();
+                // Polled once it has written its GOAWAY, unless the peer reads nothing.
+                let polled = poll_fn(|context| Poll::Ready(connection.as_mut().poll(context))).await;
+                notice = None;
+                if polled.is_ready() {
+                    return;
+                }
             }
             Ok(()) = revocations.changed(), if !closing => {
                 if shared.identifier.lapse(&identity, Timestamp::now()).is_some() {
@@ -171,6 +179,13 @@ pub(super) async fn serve(
             }
             () = deadline.as_mut() => return,
         }
+    }
+}
+
+async fn wanted(notice: Option<&Notice>) {
+    match notice {
+        Some(notice) => notice.wanted().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,15 +1,18 @@
 //! The one port: an accept loop that never handshakes itself, and the connections behind it.
 
 mod admission;
+mod closing;
 mod connection;
 mod tls;
 
 pub use admission::{Admission, share_of};
+pub use closing::Closing;
 pub use connection::{Limits, Services};
 pub use tls::server_config;
 
 use crate::metrics::Metrics;
 use crate::peer::Identifier;
+use portolan_daemon::Group;
 use rustls::ServerConfig;
 use std::io;
 use std::net::IpAddr;
@@ -17,7 +20,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 /// How long to wait for descriptors to come free before accepting again.
@@ -46,17 +48,18 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
 }
 
-/// Accepts until `shutdown`, then returns; the connections live on in `tasks` and end by themselves.
+/// Accepts until `stop`, then returns and closes the port; the connections live on until they are told to close.
 pub async fn accept(
     listener: TcpListener,
     shared: Arc<Shared>,
-    tasks: TaskTracker,
-    shutdown: CancellationToken,
+    connections: Group,
+    closing: Closing,
+    stop: CancellationToken,
 ) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = shutdown.cancelled() => return,
+            () = stop.cancelled() => return,
         };
         match accepted {
             Ok((stream, address)) => {
@@ -67,7 +70,8 @@ pub async fn accept(
                     close_now(stream);
                     continue;
                 };
-                tasks.spawn(connection::serve(stream, address, ticket, shared.clone(), shutdown.clone()));
+                let serving = connection::serve(stream, address, ticket, shared.clone(), closing.notice());
+                connections.spawn(address, serving);
             }
             Err(error) if is_exhausted(&error) => {
                 tracing::warn!(%error, "cannot accept: out of descriptors or memory; pausing");

@@ -1,24 +1,30 @@
-//! Observations in: deduplicated by (satellite, epoch, sequence), merged into the current state, changes logged, the
-//! cursor moved — all in one transaction, durable before anybody is told.
+//! Observations in: deduplicated by (satellite, epoch, sequence), merged into the current state, changes logged, gaps
+//! noted, the cursor moved — all in one commit, durable before anybody is told. [`plan`] decides; it does no I/O but
+//! through the view that it is given.
 
+use super::gap::{Gap, GapRecord};
 use super::inventory::{HostState, write_parts};
 use super::keys;
-use super::merge::{KnownRun, merge};
-use super::record::{MAX_VALUE_BYTES, decode, encode};
+use super::merge::merge;
+use super::moment::{Moment, Order};
+use super::record::{Evolving, MAX_VALUE_BYTES, decode, encode, encode_over};
 use super::sweeps::SweepRecord;
-use super::{MAX_AHEAD, Store, StoreError, Trees};
+use super::view::{View, Writes};
+use super::writer::Class;
+use super::{MAX_AHEAD, Store, StoreError};
 use jiff::Timestamp;
 use portolan_common::ids::{Epoch, SatelliteId, ScanId};
 use portolan_common::observation::{HostObservation, Protocol};
 use portolan_common::targets::{Target, TargetSpec};
 use portolan_proto::convert;
 use portolan_proto::v1;
-use sled::Transactional as _;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// How many addresses a name leads to at most; the newest stay.
 const ADDRESSES_PER_NAME: usize = 64;
+/// Epochs whose cursors are kept: a spool that comes back from a copy is still recognised.
+const EPOCHS: usize = 8;
 
 /// Records of one satellite, in the order of their sequences.
 pub struct IngestBatch {
@@ -30,6 +36,10 @@ pub struct IngestBatch {
     pub epoch: Epoch,
     /// The server's clock.
     pub received_at: Timestamp,
+    /// How far the satellite's clock is ahead of the server's, milliseconds.
+    pub skew_ms: i64,
+    /// It was seen while the satellite was away; what others see now goes first.
+    pub backlog: bool,
     /// Ascending.
     pub items: Vec<IngestItem>,
 }
@@ -38,6 +48,10 @@ pub struct IngestBatch {
 pub struct IngestItem {
     /// Counts from 1 within the epoch.
     pub sequence: u64,
+    /// The first sequence that it stands for: its own, unless others before it lost their content.
+    pub first: u64,
+    /// What it lost on the satellite.
+    pub dropped: Option<v1::Dropped>,
     /// It reached the server long after it was seen.
     pub late: bool,
     /// Hosts seen; empty for the end of a sweep.
@@ -55,7 +69,7 @@ pub struct SweepEnd {
 }
 
 /// What a commit did.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IngestOutcome {
     /// Everything up to here is durable.
     pub acked: u64,
@@ -63,8 +77,21 @@ pub struct IngestOutcome {
     pub counted: Vec<u64>,
     /// State changes of single ports.
     pub changes: usize,
-    /// Sequences that are missing before the first item: lost on the satellite.
-    pub gap: u64,
+    /// Sequences that are missing and that the satellite did not account for.
+    pub missing: u64,
+    /// Host observations that the satellite dropped and accounted for.
+    pub dropped: u64,
+}
+
+/// What is known of a satellite's numbering.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// Everything up to here is durable.
+    pub acked: u64,
+    /// Over all epochs: sequences that are missing and were not accounted for.
+    pub missing: u64,
+    /// Over all epochs: host observations that were dropped and accounted for.
+    pub dropped: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -73,6 +100,18 @@ struct CursorRecord {
     sequence: u64,
     #[prost(int64, tag = "2")]
     moved_at_ms: i64,
+    /// Counts the satellite's epochs from 1.
+    #[prost(uint32, tag = "3")]
+    ordinal: u32,
+    /// Carried over from epoch to epoch.
+    #[prost(uint64, tag = "4")]
+    missing: u64,
+    #[prost(uint64, tag = "5")]
+    dropped: u64,
+}
+
+impl Evolving for CursorRecord {
+    const LAST_FIELD: u32 = 5;
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -81,6 +120,12 @@ pub(super) struct ChangeRecord {
     pub changes: Vec<ChangeEntry>,
     #[prost(bool, tag = "2")]
     pub late: bool,
+    /// By the satellite's clock.
+    #[prost(int64, tag = "3")]
+    pub at_ms: i64,
+    /// How far that clock was ahead of the server's.
+    #[prost(sint64, tag = "4")]
+    pub skew_ms: i64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -112,77 +157,166 @@ impl IngestBatch {
 }
 
 impl Store {
-    /// Commits what is new of a batch.
+    /// Commits what is new of a batch. While the disk is full or the engine is being opened again, it waits.
     ///
     /// # Errors
-    /// When the store cannot be read or written; then nothing of the batch counts.
+    /// When the store cannot be read, or is closing; then nothing of the batch counts.
     pub async fn ingest(&self, batch: IngestBatch) -> Result<IngestOutcome, StoreError> {
-        self.writer.write(move |trees| commit(trees, &batch)).await
+        let class = if batch.backlog { Class::Backlog } else { Class::Live };
+        let mut earlier: Option<IngestOutcome> = None;
+        self.writer
+            .write(class, move |view| {
+                let (outcome, writes) = plan(view, &batch)?;
+                // An earlier try reached the disk although its engine failed: what it counted was counted.
+                if outcome.counted.is_empty()
+                    && let Some(earlier) = &earlier
+                {
+                    return Ok((earlier.clone(), Writes::default()));
+                }
+                earlier = Some(outcome.clone());
+                Ok((outcome, writes))
+            })
+            .await
+    }
+
+    /// What is durable of a satellite's epoch. It goes through the writer: what is applied and not yet flushed must not
+    /// be called acked.
+    ///
+    /// # Errors
+    /// When the record cannot be read, or the store takes no writes now.
+    pub async fn cursor(&self, satellite: SatelliteId, epoch: Epoch) -> Result<Cursor, StoreError> {
+        self.writer
+            .write(Class::Urgent, move |view| {
+                let numbering = Numbering::read(view, satellite, epoch)?;
+                Ok((numbering.cursor(), Writes::default()))
+            })
+            .await
     }
 }
 
-pub(super) fn read_cursor(trees: &Trees, satellite: SatelliteId, epoch: Epoch) -> Result<u64, StoreError> {
-    let Some(bytes) = trees.state.get(keys::cursor(satellite, epoch))? else { return Ok(0) };
-    Ok(decode::<CursorRecord>(&bytes)?.sequence)
+/// The cursors of a satellite.
+struct Numbering {
+    key: Vec<u8>,
+    /// The epoch's own as it is stored, if it is.
+    stored: Option<Vec<u8>>,
+    current: CursorRecord,
+    /// The other epochs': ordinal and key.
+    others: Vec<(u32, Vec<u8>)>,
 }
 
-fn commit(trees: &Trees, batch: &IngestBatch) -> Result<IngestOutcome, StoreError> {
-    let cursor = read_cursor(trees, batch.satellite, batch.epoch)?;
-    let mut pending =
-        Pending { trees, batch, hosts: BTreeMap::new(), log: sled::Batch::default(), changes: 0 };
-    let mut outcome = IngestOutcome { acked: cursor, ..IngestOutcome::default() };
+impl Numbering {
+    fn read(view: &dyn View, satellite: SatelliteId, epoch: Epoch) -> Result<Self, StoreError> {
+        let key = keys::cursor(satellite, epoch);
+        let mut newest = CursorRecord::default();
+        let mut current = None;
+        let mut stored = None;
+        let mut others = Vec::new();
+        for (other, value) in view.scan_prefix(&keys::cursors_of(satellite))? {
+            let record: CursorRecord = decode(&value)?;
+            if other == key {
+                current = Some(record);
+                stored = Some(value);
+            } else {
+                others.push((record.ordinal, other));
+                if record.ordinal >= newest.ordinal {
+                    newest = record;
+                }
+            }
+        }
+        let mut current = current.unwrap_or_default();
+        if current.ordinal < newest.ordinal || current.ordinal == 0 {
+            // An epoch that begins, or one that was thought to be over and goes on: it comes after all others.
+            current.ordinal = newest.ordinal.saturating_add(1);
+            current.missing = current.missing.max(newest.missing);
+            current.dropped = current.dropped.max(newest.dropped);
+        }
+        Ok(Self { key, stored, current, others })
+    }
+
+    fn cursor(&self) -> Cursor {
+        Cursor {
+            acked: self.current.sequence,
+            missing: self.current.missing,
+            dropped: self.current.dropped,
+        }
+    }
+}
+
+/// What a batch does to the state: what counts, and what is to be written. Pure but for what it reads.
+///
+/// # Errors
+/// When a record that it needs cannot be read.
+pub fn plan(view: &dyn View, batch: &IngestBatch) -> Result<(IngestOutcome, Writes), StoreError> {
+    let mut numbering = Numbering::read(view, batch.satellite, batch.epoch)?;
+    let mut outcome = IngestOutcome { acked: numbering.current.sequence, ..IngestOutcome::default() };
+    let mut pending = Pending {
+        view,
+        batch,
+        ordinal: numbering.current.ordinal,
+        log: keys::log_tree(batch.received_at),
+        hosts: BTreeMap::new(),
+        writes: Writes::default(),
+        changes: 0,
+    };
     for item in &batch.items {
         // Numbers that do not ascend are a satellite's mistake or worse; they count once all the same.
         if item.sequence <= outcome.acked {
             continue;
         }
-        outcome.gap += item.sequence - outcome.acked - 1;
+        let expected = outcome.acked + 1;
+        let first = item.first.min(item.sequence);
+        if first > expected {
+            outcome.missing += first - expected;
+            pending.gap(item, 1, Gap { last: first - 1, ..pending.no_gap(expected) });
+        }
+        if let Some(dropped) = item.dropped.filter(|dropped| dropped.records > 0 || dropped.hosts > 0) {
+            outcome.dropped += dropped.hosts;
+            let gap = Gap {
+                last: item.sequence,
+                hosts: dropped.hosts,
+                confirmations: dropped.confirmations,
+                reason: Some(dropped.reason()),
+                ..pending.no_gap(first.max(expected))
+            };
+            pending.gap(item, 0, gap);
+        }
         outcome.acked = item.sequence;
         outcome.counted.push(item.sequence);
         for host in &item.hosts {
-            let at = host.observed_at.min(batch.latest());
-            pending.observe(item, host, at)?;
+            pending.observe(item, host)?;
         }
         if let Some(end) = &item.end {
-            pending.end_sweep(end)?;
+            pending.end_sweep(item, end);
         }
     }
     if outcome.counted.is_empty() {
-        return Ok(outcome);
+        return Ok((outcome, Writes::default()));
     }
     outcome.changes = pending.changes;
-    let (mut state, log) = pending.finish()?;
-    let cursor = CursorRecord { sequence: outcome.acked, moved_at_ms: batch.received_at.as_millisecond() };
-    state.insert(keys::cursor(batch.satellite, batch.epoch), encode(&cursor));
-    // Earlier epochs ended with the processes that numbered them.
-    let current = keys::cursor(batch.satellite, batch.epoch);
-    for key in trees.state.scan_prefix(keys::cursors_of(batch.satellite)).keys() {
-        let key = key?;
-        if key != current {
-            state.remove(key);
-        }
+    let mut writes = pending.finish()?;
+    numbering.current.sequence = outcome.acked;
+    numbering.current.moved_at_ms = batch.received_at.as_millisecond();
+    numbering.current.missing += outcome.missing;
+    numbering.current.dropped += outcome.dropped;
+    let record = encode_over(&numbering.current, numbering.stored.as_deref());
+    writes.put(numbering.key, record);
+    numbering.others.sort();
+    let surplus = (numbering.others.len() + 1).saturating_sub(EPOCHS);
+    for (_, key) in numbering.others.into_iter().take(surplus) {
+        writes.remove(key);
     }
-    let log_tree = trees.log_of(batch.received_at)?;
-    (&trees.state, &log_tree)
-        .transaction(|(state_tree, log_tree)| {
-            state_tree.apply_batch(&state)?;
-            log_tree.apply_batch(&log)?;
-            Ok::<_, sled::transaction::ConflictableTransactionError<()>>(())
-        })
-        .map_err(|error| match error {
-            sled::transaction::TransactionError::Storage(error) => StoreError::Engine(error),
-            // Nothing in the closure aborts.
-            sled::transaction::TransactionError::Abort(()) => StoreError::Stopped,
-        })?;
-    Ok(outcome)
+    Ok((outcome, writes))
 }
 
 /// What a batch will write, gathered before anything is applied.
 struct Pending<'a> {
-    trees: &'a Trees,
+    view: &'a dyn View,
     batch: &'a IngestBatch,
+    ordinal: u32,
+    /// The log tree of the month.
+    log: String,
     hosts: BTreeMap<(IpAddr, Protocol), Host>,
-    log: sled::Batch,
+    writes: Writes,
     changes: usize,
 }
 
@@ -194,12 +328,23 @@ struct Host {
 }
 
 impl Pending<'_> {
-    fn observe(
-        &mut self,
-        item: &IngestItem,
-        host: &HostObservation,
-        at: Timestamp,
-    ) -> Result<(), StoreError> {
+    fn order(&self, item: &IngestItem) -> Order {
+        Order { ordinal: self.ordinal, sequence: item.sequence }
+    }
+
+    fn no_gap(&self, first: u64) -> Gap {
+        Gap { at: self.batch.received_at, first, last: first, hosts: 0, confirmations: 0, reason: None }
+    }
+
+    fn gap(&mut self, item: &IngestItem, chunk: u16, gap: Gap) {
+        let key = keys::gap(self.batch.satellite, self.order(item), chunk);
+        self.writes.log(&self.log, key, encode(&GapRecord::from(&gap)));
+    }
+
+    fn observe(&mut self, item: &IngestItem, host: &HostObservation) -> Result<(), StoreError> {
+        let order = self.order(item);
+        let at = host.observed_at.min(self.batch.latest());
+        let moment = Moment { order, at, skew_ms: self.batch.skew_ms };
         let mut entries = Vec::new();
         for protocol in Protocol::ALL.iter().copied() {
             let mut seen = host.runs.iter().filter(|run| run.protocol == protocol).peekable();
@@ -207,10 +352,10 @@ impl Pending<'_> {
                 continue;
             }
             let known = self.host(host.address, protocol)?;
-            let (runs, changes) = merge(&known.state.runs, seen, at);
+            let (runs, changes) = merge(&known.state.runs, seen, moment);
             let first = known.state.runs.is_empty();
             if first {
-                known.state.first_seen = at;
+                known.state.first_seen = moment;
             }
             if first || runs != known.state.runs || known.state.target != host.target {
                 known.state.runs = runs;
@@ -221,15 +366,12 @@ impl Pending<'_> {
         }
         self.changes += entries.iter().map(|(_, change)| change.ports.len()).sum::<usize>();
         for (chunk, changes) in chunks(&entries).into_iter().enumerate() {
-            let key = keys::change(
-                &self.batch.tenant,
-                host.address,
-                at,
-                self.batch.satellite,
-                item.sequence,
-                u16::try_from(chunk).unwrap_or(u16::MAX),
-            );
-            self.log.insert(key, encode(&ChangeRecord { changes, late: item.late }));
+            let chunk = u16::try_from(chunk).unwrap_or(u16::MAX);
+            let key =
+                keys::change(&self.batch.tenant, host.address, self.batch.satellite, order, chunk);
+            let (at_ms, skew_ms) = (at.as_millisecond(), self.batch.skew_ms);
+            let record = ChangeRecord { changes, late: item.late, at_ms, skew_ms };
+            self.writes.log(&self.log, key, encode(&record));
         }
         Ok(())
     }
@@ -240,37 +382,37 @@ impl Pending<'_> {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
                 let prefix = keys::host(&self.batch.tenant, address, self.batch.satellite, protocol);
-                let (state, parts) = HostState::read(self.trees, &prefix)?;
+                let (state, parts) = HostState::read(self.view, &prefix)?;
                 Ok(entry.insert(Host { state, parts, changed: false }))
             }
         }
     }
 
-    fn end_sweep(&mut self, sweep: &SweepEnd) -> Result<(), StoreError> {
+    fn end_sweep(&mut self, item: &IngestItem, sweep: &SweepEnd) {
+        let order = self.order(item);
         let finished = convert::time_from_wire(sweep.end.finished_at_ms)
             .unwrap_or(self.batch.received_at)
             .min(self.batch.latest());
-        let key = keys::sweep(&self.batch.tenant, self.batch.satellite, finished, sweep.scan);
-        for (chunk, record) in SweepRecord::from_end(&sweep.end, finished).into_iter().enumerate() {
-            let mut key = key.clone();
-            key.extend(u16::try_from(chunk).unwrap_or(u16::MAX).to_be_bytes());
-            self.log.insert(key, encode(&record));
+        let records = SweepRecord::from_end(&sweep.end, finished, self.batch.skew_ms);
+        for (chunk, record) in records.into_iter().enumerate() {
+            let chunk = u16::try_from(chunk).unwrap_or(u16::MAX);
+            let key = keys::sweep(&self.batch.tenant, self.batch.satellite, order, chunk);
+            self.writes.log(&self.log, key, encode(&record));
         }
-        Ok(())
     }
 
-    fn finish(self) -> Result<(sled::Batch, sled::Batch), StoreError> {
-        let mut state = sled::Batch::default();
+    fn finish(self) -> Result<Writes, StoreError> {
+        let Self { view, batch, hosts, mut writes, .. } = self;
         let mut names: BTreeMap<Vec<u8>, NameRecord> = BTreeMap::new();
-        for ((address, protocol), host) in self.hosts.iter().filter(|(_, host)| host.changed) {
-            let prefix = keys::host(&self.batch.tenant, *address, self.batch.satellite, *protocol);
-            write_parts(&mut state, &prefix, &host.state, host.parts);
+        for ((address, protocol), host) in hosts.iter().filter(|(_, host)| host.changed) {
+            let prefix = keys::host(&batch.tenant, *address, batch.satellite, *protocol);
+            write_parts(&mut writes, &prefix, &host.state, host.parts);
             if !is_name(&host.state.target) {
                 continue;
             }
-            let key = keys::name(&self.batch.tenant, &host.state.target);
+            let key = keys::name(&batch.tenant, &host.state.target);
             if !names.contains_key(&key) {
-                let known = self.trees.state.get(&key)?.map(|bytes| decode(&bytes)).transpose()?;
+                let known = view.get(&key)?.map(|bytes| decode(&bytes)).transpose()?;
                 names.insert(key.clone(), known.unwrap_or_default());
             }
             if let Some(record) = names.get_mut(&key) {
@@ -282,9 +424,9 @@ impl Pending<'_> {
             }
         }
         for (key, record) in names {
-            state.insert(key, encode(&record));
+            writes.put(key, encode(&record));
         }
-        Ok((state, self.log))
+        Ok(writes)
     }
 }
 
@@ -319,15 +461,4 @@ fn chunks(entries: &[(Protocol, super::merge::RunChange)]) -> Vec<Vec<ChangeEntr
         }
     }
     chunks
-}
-
-impl From<&KnownRun> for super::inventory::RunRecord {
-    fn from(run: &KnownRun) -> Self {
-        Self {
-            state: v1::PortState::from(run.state).into(),
-            reason: v1::Reason::from(run.reason).into(),
-            since_ms: run.since.as_millisecond(),
-            ports: Some((&run.ports).into()),
-        }
-    }
 }

@@ -1,9 +1,11 @@
 //! The current state of ports: reading and writing a host's record, and the inventory that operators ask for.
 
 use super::merge::KnownRun;
-use super::record::{MAX_VALUE_BYTES, RecordError, decode, encode};
+use super::moment::{Moment, Order};
+use super::record::{Evolving, MAX_VALUE_BYTES, RecordError, decode, encode_with, unknown_fields};
 use super::sweeps::Sweeps;
-use super::{Store, StoreError, Trees, keys};
+use super::view::{View, Writes};
+use super::{Store, StoreError, keys};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use portolan_common::ids::SatelliteId;
@@ -21,8 +23,10 @@ const RANGES_PER_PART: usize = (MAX_VALUE_BYTES - 1024) / 6;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HostState {
     pub target: String,
-    pub first_seen: Timestamp,
+    pub first_seen: Moment,
     pub runs: Vec<KnownRun>,
+    /// Fields of the record that this version does not know.
+    unknown: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -33,6 +37,15 @@ struct HostPart {
     first_seen_ms: i64,
     #[prost(message, repeated, tag = "3")]
     runs: Vec<RunRecord>,
+    #[prost(sint64, tag = "4")]
+    first_seen_skew_ms: i64,
+    /// In the first part: how many there are; 0: as many as stand there.
+    #[prost(uint32, tag = "5")]
+    parts: u32,
+}
+
+impl Evolving for HostPart {
+    const LAST_FIELD: u32 = 5;
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -45,6 +58,38 @@ pub(super) struct RunRecord {
     pub since_ms: i64,
     #[prost(message, optional, tag = "4")]
     pub ports: Option<v1::PortSpans>,
+    #[prost(sint64, tag = "5")]
+    pub skew_ms: i64,
+    #[prost(uint32, tag = "6")]
+    pub ordinal: u32,
+    #[prost(uint64, tag = "7")]
+    pub sequence: u64,
+}
+
+impl From<&KnownRun> for RunRecord {
+    fn from(run: &KnownRun) -> Self {
+        Self {
+            state: v1::PortState::from(run.state).into(),
+            reason: v1::Reason::from(run.reason).into(),
+            since_ms: run.since.at.as_millisecond(),
+            ports: Some((&run.ports).into()),
+            skew_ms: run.since.skew_ms,
+            ordinal: run.since.order.ordinal,
+            sequence: run.since.order.sequence,
+        }
+    }
+}
+
+impl RunRecord {
+    /// Format 1 knew no order but the clock's.
+    fn since(&self) -> Result<Moment, WireError> {
+        let sequence = match self.ordinal {
+            0 => u64::try_from(self.since_ms).unwrap_or(0),
+            _ => self.sequence,
+        };
+        let order = Order { ordinal: self.ordinal, sequence };
+        Ok(Moment { order, at: convert::time_from_wire(self.since_ms)?, skew_ms: self.skew_ms })
+    }
 }
 
 impl From<WireError> for StoreError {
@@ -56,29 +101,43 @@ impl From<WireError> for StoreError {
 impl HostState {
     /// Nothing known yet.
     fn unknown() -> Self {
-        Self { target: String::new(), first_seen: Timestamp::UNIX_EPOCH, runs: Vec::new() }
+        let order = Order::default();
+        let first_seen = Moment { order, at: Timestamp::UNIX_EPOCH, skew_ms: 0 };
+        Self { target: String::new(), first_seen, runs: Vec::new(), unknown: Vec::new() }
     }
 
     /// Reads all parts of a host; also says how many there are.
-    pub(super) fn read(trees: &Trees, prefix: &[u8]) -> Result<(Self, usize), StoreError> {
+    pub(super) fn read(view: &dyn View, prefix: &[u8]) -> Result<(Self, usize), StoreError> {
         let mut state = Self::unknown();
-        let mut parts = 0;
-        for entry in trees.state.scan_prefix(prefix) {
-            state.add_part(&entry?.1)?;
-            parts += 1;
+        let Some(first) = view.get(&part_key(prefix, 0))? else { return Ok((state, 0)) };
+        let parts = state.add_part(&first)?;
+        if parts == 1 {
+            return Ok((state, 1));
         }
-        Ok((state, parts))
+        let rest = view.scan_prefix(prefix)?;
+        for (_, value) in rest.iter().skip(1) {
+            state.add_part(value)?;
+        }
+        if parts != 0 && parts != rest.len() {
+            return Err(RecordError::Content("a host in several parts, some of which are gone").into());
+        }
+        Ok((state, rest.len()))
     }
 
-    fn add_part(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+    /// Returns how many parts the host has, as the part says.
+    fn add_part(&mut self, bytes: &[u8]) -> Result<usize, StoreError> {
         let part: HostPart = decode(bytes)?;
-        self.first_seen = convert::time_from_wire(part.first_seen_ms)?;
+        let at = convert::time_from_wire(part.first_seen_ms)?;
+        self.first_seen = Moment { order: Order::default(), at, skew_ms: part.first_seen_skew_ms };
         self.target = part.target;
+        if part.parts != 0 {
+            self.unknown = unknown_fields::<HostPart>(bytes);
+        }
         for run in &part.runs {
             let known = KnownRun {
                 state: run.state().try_into()?,
                 reason: run.reason().try_into()?,
-                since: convert::time_from_wire(run.since_ms)?,
+                since: run.since()?,
                 ports: PortSet::try_from(run.ports.as_ref().ok_or(WireError::Ports)?)?,
             };
             // A run that was split over parts is one again.
@@ -91,8 +150,12 @@ impl HostState {
                 None => self.runs.push(known),
             }
         }
-        Ok(())
+        Ok(usize::try_from(part.parts).unwrap_or(usize::MAX))
     }
+}
+
+fn part_key(prefix: &[u8], number: usize) -> Vec<u8> {
+    [prefix, &[u8::try_from(number).unwrap_or(u8::MAX)]].concat()
 }
 
 /// Ports in pieces that each fit into one value.
@@ -102,13 +165,8 @@ pub(super) fn split(ports: &PortSet) -> Vec<PortSet> {
 }
 
 /// Writes a host as parts of bounded size, and removes the parts that are no longer needed.
-pub(super) fn write_parts(batch: &mut sled::Batch, prefix: &[u8], state: &HostState, standing: usize) {
+pub(super) fn write_parts(writes: &mut Writes, prefix: &[u8], state: &HostState, standing: usize) {
     use prost::Message as _;
-    let part = |runs| HostPart {
-        target: state.target.clone(),
-        first_seen_ms: state.first_seen.as_millisecond(),
-        runs,
-    };
     let mut parts: Vec<Vec<RunRecord>> = vec![Vec::new()];
     let mut size = 0;
     for run in &state.runs {
@@ -126,12 +184,19 @@ pub(super) fn write_parts(batch: &mut sled::Batch, prefix: &[u8], state: &HostSt
         }
     }
     let count = parts.len();
-    let key = |number: usize| [prefix, &[u8::try_from(number).unwrap_or(u8::MAX)]].concat();
     for (number, runs) in parts.into_iter().enumerate() {
-        batch.insert(key(number), encode(&part(runs)));
+        let part = HostPart {
+            target: state.target.clone(),
+            first_seen_ms: state.first_seen.at.as_millisecond(),
+            runs,
+            first_seen_skew_ms: state.first_seen.skew_ms,
+            parts: if number == 0 { u32::try_from(count).unwrap_or(u32::MAX) } else { 0 },
+        };
+        let unknown = if number == 0 { state.unknown.as_slice() } else { &[] };
+        writes.put(part_key(prefix, number), encode_with(&part, unknown));
     }
     for number in count..standing {
-        batch.remove(key(number));
+        writes.remove(part_key(prefix, number));
     }
 }
 
@@ -179,9 +244,10 @@ impl Store {
         query: &InventoryQuery,
         mut each: impl FnMut(InventoryRow) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        let mut sweeps = Sweeps::new(&self.trees, &query.tenant);
+        let trees = self.trees()?;
+        let mut sweeps = Sweeps::new(&trees, &query.tenant);
         let mut current: Option<(Seen, HostState)> = None;
-        for entry in self.host_range(&query.tenant, query.host) {
+        for entry in host_range(&trees.state, &query.tenant, query.host) {
             let (key, value) = entry?;
             let Some((address, satellite, protocol, part)) = keys::parse_host(&key) else {
                 return Err(RecordError::Content("a host's key").into());
@@ -204,17 +270,17 @@ impl Store {
         }
         Ok(())
     }
+}
 
-    fn host_range(&self, tenant: &str, host: Option<IpNet>) -> sled::Iter {
-        match host {
-            None => self.trees.state.scan_prefix(keys::tenant(keys::HOST, tenant)),
-            Some(net) => {
-                let first = keys::address(keys::HOST, tenant, net.network());
-                let mut last = keys::address(keys::HOST, tenant, net.broadcast());
-                // Past every key of the last address: a satellite's id has 16 bytes, then protocol and part.
-                last.extend([0xff; 18]);
-                self.trees.state.range(first..=last)
-            }
+fn host_range(state: &sled::Tree, tenant: &str, host: Option<IpNet>) -> sled::Iter {
+    match host {
+        None => state.scan_prefix(keys::tenant(keys::HOST, tenant)),
+        Some(net) => {
+            let first = keys::address(keys::HOST, tenant, net.network());
+            let mut last = keys::address(keys::HOST, tenant, net.broadcast());
+            // Past every key of the last address: a satellite's id has 16 bytes, then protocol and part.
+            last.extend([0xff; 18]);
+            state.range(first..=last)
         }
     }
 }
@@ -245,7 +311,7 @@ fn emit(
             vec![run.ports.clone()]
         };
         for ports in pieces {
-            let confirmed = sweeps.last_covering(satellite, address, protocol, &ports, run.since)?;
+            let confirmed = sweeps.last_covering(satellite, address, protocol, &ports, run.since.order)?;
             let row = InventoryRow {
                 satellite,
                 address,
@@ -254,8 +320,8 @@ fn emit(
                 state: run.state,
                 reason: run.reason,
                 ports,
-                since: run.since,
-                last_seen: confirmed.unwrap_or(run.since),
+                since: run.since.shown(),
+                last_seen: confirmed.unwrap_or(run.since.shown()),
             };
             if each(row).is_break() {
                 return Ok(ControlFlow::Break(()));

@@ -1,13 +1,16 @@
 //! Keys. The first byte says what a key is; numbers are big-endian, so that keys sort as the numbers do.
 
+use super::moment::Order;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use portolan_common::ids::{Epoch, SatelliteId, ScanId};
+use portolan_common::ids::{Epoch, SatelliteId};
 use portolan_common::observation::Protocol;
 use std::net::IpAddr;
 
 /// In `state`: the format of the whole store.
 pub(super) const SCHEMA: &[u8] = b"\0schema";
+/// In `state`: sums over every tree.
+pub(super) const SUMS: &[u8] = b"\0sums";
 /// In `state`: one a satellite.
 pub(super) const SATELLITE: u8 = b'S';
 /// In `state`: one a join token, by the hash of its secret.
@@ -18,10 +21,18 @@ pub(super) const CURSOR: u8 = b'C';
 pub(super) const HOST: u8 = b'H';
 /// In `state`: (tenant, name) to the addresses that were scanned by it.
 pub(super) const NAME: u8 = b'N';
-/// In a log: changes of one (tenant, address) at one time.
-pub(super) const CHANGE: u8 = b'c';
-/// In a log: one sweep of one satellite.
-pub(super) const SWEEP: u8 = b's';
+/// In `state`: what happened to a satellite's records.
+pub(super) const PROBLEM: u8 = b'P';
+/// In a log: changes of one (tenant, address, satellite), by their order.
+pub(super) const CHANGE: u8 = b'd';
+/// In a log: one sweep of one satellite, by their order.
+pub(super) const SWEEP: u8 = b'w';
+/// In a log: what never arrived from one satellite.
+pub(super) const GAP: u8 = b'g';
+/// In a log of format 1: changes, by the satellite's clock.
+pub(super) const CHANGE_1: u8 = b'c';
+/// In a log of format 1: sweeps, by the satellite's clock.
+pub(super) const SWEEP_1: u8 = b's';
 
 pub(super) fn satellite(id: SatelliteId) -> Vec<u8> {
     [&[SATELLITE], id.as_bytes().as_slice()].concat()
@@ -33,6 +44,10 @@ pub(super) fn token(secret_hash: &[u8; 32]) -> Vec<u8> {
 
 pub(super) fn cursor(satellite: SatelliteId, epoch: Epoch) -> Vec<u8> {
     [&[CURSOR], satellite.as_bytes().as_slice(), epoch.as_bytes()].concat()
+}
+
+pub(super) fn problem(kind: &str, satellite: &[u8]) -> Vec<u8> {
+    [&[PROBLEM], satellite, kind.as_bytes()].concat()
 }
 
 /// The cursors of every epoch of a satellite.
@@ -108,29 +123,23 @@ pub(super) fn name(tenant_name: &str, host_name: &str) -> Vec<u8> {
     key
 }
 
-/// One chunk of changes. Within a host they sort by time.
-pub(super) fn change(
-    tenant: &str,
-    ip: IpAddr,
-    at: Timestamp,
-    satellite: SatelliteId,
-    sequence: u64,
-    chunk: u16,
-) -> Vec<u8> {
+/// All changes of one host as one satellite saw them.
+pub(super) fn changes_of(tenant: &str, ip: IpAddr, satellite: SatelliteId) -> Vec<u8> {
     let mut key = address(CHANGE, tenant, ip);
-    key.extend(time(at));
     key.extend(satellite.as_bytes());
-    key.extend(sequence.to_be_bytes());
-    key.extend(chunk.to_be_bytes());
     key
 }
 
-/// Takes a change key apart: when, and who saw it.
-pub(super) fn parse_change(key: &[u8]) -> Option<(Timestamp, SatelliteId)> {
+/// One chunk of changes. Within a host and satellite they sort by order.
+pub(super) fn change(tenant: &str, ip: IpAddr, satellite: SatelliteId, order: Order, chunk: u16) -> Vec<u8> {
+    ordered(changes_of(tenant, ip, satellite), order, chunk)
+}
+
+/// Takes a change key apart: who saw it, and its place.
+pub(super) fn parse_change(key: &[u8]) -> Option<(SatelliteId, Order)> {
     let (_, rest) = parse_address(key)?;
-    let (at, rest) = rest.split_first_chunk::<8>()?;
-    let at = Timestamp::from_millisecond(u64::from_be_bytes(*at).cast_signed()).ok()?;
-    Some((at, SatelliteId::from_slice(rest.get(..16)?)?))
+    let (satellite, rest) = rest.split_at_checked(16)?;
+    Some((SatelliteId::from_slice(satellite)?, parse_order(rest)?))
 }
 
 /// All sweeps of a satellite.
@@ -140,17 +149,33 @@ pub(super) fn sweeps_of(tenant_name: &str, satellite: SatelliteId) -> Vec<u8> {
     key
 }
 
-/// One sweep; within a satellite they sort by their end.
-pub(super) fn sweep(tenant: &str, satellite: SatelliteId, finished_at: Timestamp, scan: ScanId) -> Vec<u8> {
-    let mut key = sweeps_of(tenant, satellite);
-    key.extend(time(finished_at));
-    key.extend(scan.as_bytes());
+/// One chunk of a sweep; within a satellite they sort by order.
+pub(super) fn sweep(tenant: &str, satellite: SatelliteId, order: Order, chunk: u16) -> Vec<u8> {
+    ordered(sweeps_of(tenant, satellite), order, chunk)
+}
+
+/// All gaps of a satellite.
+pub(super) fn gaps_of(satellite: SatelliteId) -> Vec<u8> {
+    [&[GAP], satellite.as_bytes().as_slice()].concat()
+}
+
+/// One gap; the chunk tells what is accounted for (0) from what is missing before it (1).
+pub(super) fn gap(satellite: SatelliteId, order: Order, chunk: u16) -> Vec<u8> {
+    ordered(gaps_of(satellite), order, chunk)
+}
+
+fn ordered(mut key: Vec<u8>, order: Order, chunk: u16) -> Vec<u8> {
+    key.extend(order.ordinal.to_be_bytes());
+    key.extend(order.sequence.to_be_bytes());
+    key.extend(chunk.to_be_bytes());
     key
 }
 
-/// Milliseconds since 1970; what lies before sorts first.
-pub(super) fn time(at: Timestamp) -> [u8; 8] {
-    u64::try_from(at.as_millisecond()).unwrap_or(0).to_be_bytes()
+/// Reads the order at the front of what follows a prefix.
+pub(super) fn parse_order(rest: &[u8]) -> Option<Order> {
+    let (ordinal, rest) = rest.split_first_chunk::<4>()?;
+    let sequence = rest.first_chunk::<8>()?;
+    Some(Order { ordinal: u32::from_be_bytes(*ordinal), sequence: u64::from_be_bytes(*sequence) })
 }
 
 /// `log-2026-11`.

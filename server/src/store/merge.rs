@@ -1,7 +1,7 @@
 //! What an observation does to what is known: a pure function from the current runs and the new ones to the next
 //! current runs and the changes. A state that stays keeps its `since`.
 
-use jiff::Timestamp;
+use super::moment::Moment;
 use portolan_common::observation::{PortState, Reason, StateRun};
 use portolan_common::ports::PortSet;
 
@@ -14,7 +14,7 @@ const MAX_RUNS: usize = 256;
 pub(super) struct KnownRun {
     pub state: PortState,
     pub reason: Reason,
-    pub since: Timestamp,
+    pub since: Moment,
     pub ports: PortSet,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct RunChange {
 pub(super) fn merge<'a>(
     known: &[KnownRun],
     seen: impl IntoIterator<Item = &'a StateRun>,
-    at: Timestamp,
+    at: Moment,
 ) -> (Vec<KnownRun>, Vec<RunChange>) {
     let mut next: Vec<KnownRun> = Vec::new();
     let mut changes: Vec<RunChange> = Vec::new();
@@ -103,13 +103,16 @@ fn add_change(changes: &mut Vec<RunChange>, change: RunChange) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::moment::Order;
     use super::*;
+    use jiff::Timestamp;
     use portolan_common::observation::Protocol;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
+    fn at(second: i64) -> Moment {
+        let order = Order { ordinal: 1, sequence: second.unsigned_abs() };
+        Moment { order, at: Timestamp::from_second(second).unwrap(), skew_ms: 0 }
     }
 
     fn run(state: PortState, ports: impl IntoIterator<Item = u16>) -> StateRun {
@@ -161,7 +164,7 @@ mod tests {
                 proptest::collection::btree_map(0u16..40, 0usize..3, 0..40), 1..8)
         ) {
             const STATES: [PortState; 3] = [PortState::Open, PortState::Closed, PortState::Filtered];
-            let mut model: BTreeMap<u16, (PortState, Timestamp)> = BTreeMap::new();
+            let mut model: BTreeMap<u16, (PortState, Moment)> = BTreeMap::new();
             let mut known = Vec::new();
             for (i, sweep) in sweeps.iter().enumerate() {
                 let now = at(i as i64 + 1);
@@ -183,7 +186,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(changes.iter().map(|c| c.ports.len()).sum::<usize>(), expected_changes);
-                let flat: BTreeMap<u16, (PortState, Timestamp)> = known
+                let flat: BTreeMap<u16, (PortState, Moment)> = known
                     .iter()
                     .flat_map(|r| r.ports.iter().map(|p| (p, (r.state, r.since))).collect::<Vec<_>>())
                     .collect();

@@ -1,42 +1,61 @@
 //! The store: the only module that knows sled.
 //!
 //! Two kinds of trees, few of them: `state` holds what is (registry, cursors, current port states), overwritten in
-//! place; `log-YYYY-MM` holds what happened in a month (changes, sweeps) and is dropped whole when it is too old.
-//! One writer thread groups commits: apply, flush, `fdatasync`, then answer. Records are versioned and checksummed
-//! ([`record`]). Whoever writes hands the writer a closure; whoever reads gets ranges, never the whole store.
+//! place; `log-YYYY-MM` holds what happened in a month (changes, sweeps, gaps) and is dropped whole when it is too old.
+//! Whoever writes hands a plan to the one [`writer`] thread: plans read a [`View`] and return [`Writes`]; the writer
+//! applies the writes of a group, makes them durable, then answers. Records are versioned and checksummed ([`record`]);
+//! [`sums`] over everything and a high-water [`mark`] outside sled show what sled lost or changed unnoticed. Whoever
+//! reads gets ranges, never the whole store.
 
+mod engine;
+mod gap;
 mod history;
 mod ingest;
 mod inventory;
 mod keys;
+mod mark;
 mod merge;
+mod moment;
+mod problem;
 mod record;
 mod registry;
 mod rescue;
 mod retention;
+mod space;
+mod sums;
 mod sweeps;
+mod upgrade;
+mod view;
 mod writer;
 
+pub use gap::Gap;
 pub use history::{Change, FirstSeen, HistoryQuery};
-pub use ingest::{IngestBatch, IngestItem, IngestOutcome, SweepEnd, is_name};
+pub use ingest::{Cursor, IngestBatch, IngestItem, IngestOutcome, SweepEnd, is_name, plan};
 pub use inventory::{InventoryQuery, InventoryRow};
+pub use moment::{Moment, Order};
+pub use problem::ProblemRecord;
 pub use registry::{SatelliteRecord, TokenRecord};
+pub use sums::{Sum, Sums};
+pub use view::{TreeWrites, View, Writes};
 
 use crate::pki::authority::sha256;
-use jiff::{SignedDuration, Timestamp};
-use portolan_common::ids::{Epoch, SatelliteId};
+use arc_swap::ArcSwapOption;
+use engine::{Check, Engine, Trees};
+use jiff::SignedDuration;
 use record::RecordError;
 use rescue::Rescue;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use space::Space;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::watch;
 use writer::Writer;
 
-/// The on-disk format; a server reads its own and refuses later ones.
-const SCHEMA: u32 = 1;
+/// The on-disk format; a server reads its own and earlier ones, and refuses later ones.
+const SCHEMA: u32 = 2;
 /// How far a satellite's clock may run ahead before its times are cut.
 const MAX_AHEAD: SignedDuration = SignedDuration::from_hours(24);
-/// Page cache; the working set is the current state of the hosts being swept.
-const CACHE_BYTES: u64 = 32 * 1024 * 1024;
+/// Bytes that must be free on the store's file system for observations to be taken, unless the settings say otherwise.
+pub const MIN_FREE: u64 = 256 * 1024 * 1024;
 
 /// Something about the store that failed.
 #[derive(Debug, thiserror::Error)]
@@ -44,20 +63,35 @@ pub enum StoreError {
     /// There is none.
     #[error("{} holds no store: was it moved? Restore it from a backup, or initialise a new server elsewhere", .0.display())]
     Missing(PathBuf),
-    /// It does not open.
+    /// It does not open, or is not what was written.
     #[error(
-        "the store in {} is damaged ({reason}){}: restore a backup of the data directory; without one, move the data \
-         directory aside and run `portolan-server init` again (satellites then enrol anew)",
+        "the store in {} is damaged ({reason}){}: run `portolan-server doctor --data-dir DIR`, which says what can be \
+         saved, then `portolan-server doctor --repair`",
         path.display(),
         if *untouched { "; its files were left as they are" } else { "" }
     )]
     Damaged {
         /// The store's directory.
         path: PathBuf,
-        /// What the engine said.
+        /// What is wrong.
         reason: String,
         /// Whether the files are as they were before the try.
         untouched: bool,
+    },
+    /// It has less than was acknowledged.
+    #[error(
+        "the store in {} went back: it ends at commit {has}, and {marked} were acknowledged (a failing disk, or files \
+         copied from elsewhere); run `portolan-server doctor --repair --data-dir DIR` to go on with what is there and \
+         have the satellites send the rest again",
+        path.display()
+    )]
+    WentBack {
+        /// The store's directory.
+        path: PathBuf,
+        /// The last commit that is there.
+        has: u64,
+        /// The last commit that was acknowledged.
+        marked: u64,
     },
     /// Written by a later version.
     #[error("the store in {} has format {found}, this version reads up to {SCHEMA}: update portolan-server", path.display())]
@@ -84,25 +118,43 @@ pub enum StoreError {
         /// Why.
         cause: std::io::Error,
     },
-    /// The writer ended: a write before this one failed for good.
-    #[error(
-        "the store takes no more writes, since an earlier one failed; see the server's log, then restart it"
-    )]
-    Stopped,
+    /// The engine failed; it is opened again as soon as that works.
+    #[error("the store cannot be written now ({0}); it is tried again without end, see the server's log")]
+    Unwritable(String),
+    /// sled gave up in the middle of something.
+    #[error("the store's engine stopped in the middle of a request; see the server's log")]
+    Crashed,
+    /// It is being opened again, or the server is shutting down.
+    #[error("the store is not open at this moment")]
+    Closed,
+}
+
+/// Whether the store takes observations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It does.
+    Good,
+    /// The disk is nearly full: it answers, and takes nothing but what operators do.
+    Full {
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that must be.
+        needed: u64,
+    },
+    /// The engine failed and is being opened again.
+    Failed {
+        /// What it said.
+        why: String,
+    },
 }
 
 /// The store, open. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    trees: Trees,
+    trees: Arc<ArcSwapOption<Trees>>,
     writer: Writer,
-}
-
-/// sled's handles, for this module's files.
-#[derive(Clone)]
-struct Trees {
-    db: sled::Db,
-    state: sled::Tree,
+    health: watch::Receiver<Health>,
+    space: Space,
 }
 
 impl Store {
@@ -116,26 +168,24 @@ impl Store {
         }
         portolan_transport::files::create_private_dir(path)
             .map_err(|error| StoreError::Directory { path: path.to_owned(), cause: error.cause })?;
-        let trees = Trees::open(path)?;
-        trees.state.insert(keys::SCHEMA, &SCHEMA.to_be_bytes())?;
-        trees.db.flush()?;
-        writer::sync_data(path)
+        Engine::create(path)
     }
 
-    /// Opens a store that [`Store::create`] made, and starts its writer.
+    /// Opens a store that [`Store::create`] made, checks it, and starts its writer. Below `min_free` bytes on its file
+    /// system it takes no observations.
     ///
     /// # Errors
     /// [`StoreError`]; the files are left as they are, but for the leftovers of an unfinished snapshot.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    pub fn open(path: &Path, min_free: u64) -> Result<Self, StoreError> {
         if !path.join("db").exists() {
             return Err(StoreError::Missing(path.to_owned()));
         }
         remove_unfinished_snapshots(path)?;
         let rescue = Rescue::take(path)?;
-        let trees = match Trees::open_checked(path) {
-            Ok(trees) => {
+        let engine = match Engine::open(path, Check::Start) {
+            Ok(engine) => {
                 rescue.into_iter().for_each(Rescue::discard);
-                trees
+                engine
             }
             Err(error) => {
                 let untouched = rescue.is_some_and(|rescue| rescue.restore().is_ok());
@@ -143,94 +193,56 @@ impl Store {
                     StoreError::Damaged { path, reason, .. } => {
                         StoreError::Damaged { path, reason, untouched }
                     }
+                    // A record that its checksum gives away, or an engine that does not go on: all the same here.
+                    StoreError::Record(_) | StoreError::Engine(_) => StoreError::Damaged {
+                        path: path.to_owned(),
+                        reason: error.to_string(),
+                        untouched,
+                    },
                     other => other,
                 });
             }
         };
-        let writer = Writer::start(trees.clone(), path.to_owned())?;
-        Ok(Self { trees, writer })
+        let trees = Arc::new(ArcSwapOption::empty());
+        let space = Space::new(path, min_free);
+        let (health_sender, health) = watch::channel(Health::Good);
+        let writer = Writer::start(engine, space.clone(), trees.clone(), health_sender)?;
+        Ok(Self { trees, writer, health, space })
+    }
+
+    /// What is open right now. Held only as long as it is read.
+    fn trees(&self) -> Result<Arc<Trees>, StoreError> {
+        self.trees.load_full().ok_or(StoreError::Closed)
     }
 
     /// Bytes on disk.
     pub fn size_on_disk(&self) -> u64 {
-        self.trees.db.size_on_disk().unwrap_or(0)
+        self.trees().map_or(0, |trees| trees.size_on_disk())
     }
 
-    /// Whether writes are still taken.
-    pub fn is_writable(&self) -> bool {
-        self.writer.is_alive()
+    /// Bytes free on its file system.
+    pub fn free_bytes(&self) -> u64 {
+        self.space.free()
     }
 
-    /// The highest sequence of a satellite's epoch that is durable; 0 when there is none. It goes through the writer:
-    /// what is applied and not yet flushed must not be called acked.
-    ///
-    /// # Errors
-    /// When the record cannot be read, or the store takes no writes any more.
-    pub async fn acked_sequence(&self, satellite: SatelliteId, epoch: Epoch) -> Result<u64, StoreError> {
-        self.writer.write(move |trees| ingest::read_cursor(trees, satellite, epoch)).await
+    /// Whether it takes observations.
+    pub fn health(&self) -> Health {
+        self.health.borrow().clone()
+    }
+
+    /// The same, to be waited for.
+    pub fn watch_health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
+    }
+
+    /// Writes what waits, then lets go of the files. Blocking.
+    pub fn close(&self) {
+        self.writer.close();
     }
 
     /// The key under which a token's secret is found: the secret itself is not stored.
     pub fn token_key(secret: &[u8]) -> [u8; 32] {
         sha256(secret)
-    }
-}
-
-fn damaged(path: &Path, reason: impl Into<String>) -> StoreError {
-    StoreError::Damaged { path: path.to_owned(), reason: reason.into(), untouched: false }
-}
-
-impl Trees {
-    /// Opens what [`Store::create`] made: the format record must be there. sled panics on some kinds of damage; that
-    /// must be a message, not a crash.
-    fn open_checked(path: &Path) -> Result<Self, StoreError> {
-        catch_unwind(AssertUnwindSafe(|| Self::read_format(path)))
-            .unwrap_or_else(|_| Err(damaged(path, "the engine gave up while reading it")))
-    }
-
-    fn read_format(path: &Path) -> Result<Self, StoreError> {
-        let trees = Self::open(path)?;
-        let schema =
-            trees.state.get(keys::SCHEMA)?.ok_or_else(|| damaged(path, "its format record is gone"))?;
-        let found = u32::from_be_bytes(
-            schema.as_ref().try_into().map_err(|_| damaged(path, "its format record cannot be read"))?,
-        );
-        if found > SCHEMA { Err(StoreError::Newer { path: path.to_owned(), found }) } else { Ok(trees) }
-    }
-
-    fn open(path: &Path) -> Result<Self, StoreError> {
-        let config = sled::Config::new()
-            .path(path)
-            .cache_capacity(CACHE_BYTES)
-            // The writer flushes before every answer; a second rhythm would only cost.
-            .flush_every_ms(None);
-        let opened = config.open().and_then(|db| {
-            let state = db.open_tree("state")?;
-            Ok(Self { db, state })
-        });
-        opened.map_err(|error| match error {
-            sled::Error::Io(cause) => StoreError::Directory { path: path.to_owned(), cause },
-            error => damaged(path, error.to_string()),
-        })
-    }
-
-    /// The tree of the month in which something was committed.
-    fn log_of(&self, at: Timestamp) -> Result<sled::Tree, StoreError> {
-        Ok(self.db.open_tree(keys::log_tree(at))?)
-    }
-
-    /// The log trees that may hold what satellites saw since then, oldest first. Trees are chosen by the server's
-    /// clock, and a satellite's may run ahead.
-    fn logs_since(&self, since: Timestamp) -> Result<Vec<sled::Tree>, StoreError> {
-        let first = keys::log_tree(since.saturating_sub(MAX_AHEAD * 2).unwrap_or(Timestamp::UNIX_EPOCH));
-        let mut names: Vec<sled::IVec> =
-            self.db.tree_names().into_iter().filter(|name| keys::is_log_tree(name)).collect();
-        names.sort();
-        names
-            .into_iter()
-            .filter(|name| name.as_ref() >= first.as_bytes())
-            .map(|name| Ok(self.db.open_tree(name)?))
-            .collect()
     }
 }
 

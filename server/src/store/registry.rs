@@ -1,6 +1,8 @@
 //! Satellites and join tokens.
 
-use super::record::{decode, encode};
+use super::record::{Evolving, decode, encode_over};
+use super::view::{View as _, Writes};
+use super::writer::Class;
 use super::{Store, StoreError, keys};
 use portolan_common::ids::SatelliteId;
 
@@ -78,6 +80,14 @@ pub struct TokenRecord {
     pub used_by_key: Vec<u8>,
 }
 
+impl Evolving for SatelliteRecord {
+    const LAST_FIELD: u32 = 17;
+}
+
+impl Evolving for TokenRecord {
+    const LAST_FIELD: u32 = 4;
+}
+
 impl SatelliteRecord {
     /// The typed id.
     ///
@@ -95,7 +105,7 @@ impl Store {
     /// # Errors
     /// When a record cannot be read.
     pub fn satellites(&self) -> Result<Vec<SatelliteRecord>, StoreError> {
-        self.trees.state.scan_prefix([keys::SATELLITE]).map(|entry| Ok(decode(&entry?.1)?)).collect()
+        self.trees()?.state.scan_prefix([keys::SATELLITE]).map(|entry| Ok(decode(&entry?.1)?)).collect()
     }
 
     /// A token by the hash of its secret.
@@ -103,7 +113,7 @@ impl Store {
     /// # Errors
     /// When the record cannot be read.
     pub fn token(&self, secret_hash: &[u8; 32]) -> Result<Option<TokenRecord>, StoreError> {
-        Ok(self.trees.state.get(keys::token(secret_hash))?.map(|bytes| decode(&bytes)).transpose()?)
+        Ok(self.trees()?.get(&keys::token(secret_hash))?.map(|bytes| decode(&bytes)).transpose()?)
     }
 
     /// Writes a satellite and, with it, a token of its own, in one step.
@@ -116,13 +126,35 @@ impl Store {
         token: Option<([u8; 32], TokenRecord)>,
     ) -> Result<(), StoreError> {
         self.writer
-            .write(move |trees| {
-                let mut batch = sled::Batch::default();
-                batch.insert(keys::satellite(satellite.satellite_id()?), encode(&satellite));
-                if let Some((hash, token)) = token {
-                    batch.insert(keys::token(&hash), encode(&token));
+            .write(Class::Urgent, move |view| {
+                let mut writes = Writes::default();
+                let key = keys::satellite(satellite.satellite_id()?);
+                let record = encode_over(&satellite, view.get(&key)?.as_deref());
+                writes.put(key, record);
+                if let Some((hash, token)) = &token {
+                    let key = keys::token(hash);
+                    let record = encode_over(token, view.get(&key)?.as_deref());
+                    writes.put(key, record);
                 }
-                Ok(trees.state.apply_batch(batch)?)
+                Ok(((), writes))
+            })
+            .await
+    }
+
+    /// Notes of many satellites when and how they were last seen.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn put_satellites(&self, satellites: Vec<SatelliteRecord>) -> Result<(), StoreError> {
+        self.writer
+            .write(Class::Urgent, move |view| {
+                let mut writes = Writes::default();
+                for satellite in &satellites {
+                    let key = keys::satellite(satellite.satellite_id()?);
+                    let record = encode_over(satellite, view.get(&key)?.as_deref());
+                    writes.put(key, record);
+                }
+                Ok(((), writes))
             })
             .await
     }

@@ -1,5 +1,7 @@
 //! Retention: what is too old goes by whole months, since sled frees dropped trees but not emptied ones.
 
+use super::view::Writes;
+use super::writer::Class;
 use super::{Store, StoreError, keys};
 use jiff::{SignedDuration, Timestamp};
 
@@ -15,16 +17,14 @@ impl Store {
         now: Timestamp,
     ) -> Result<Option<String>, StoreError> {
         let oldest_kept = keys::log_tree(now.saturating_sub(keep).unwrap_or(Timestamp::UNIX_EPOCH));
+        let Some(oldest) = self.trees()?.log_names().into_iter().next() else { return Ok(None) };
+        if oldest >= oldest_kept {
+            return Ok(None);
+        }
         self.writer
-            .write(move |trees| {
-                let oldest = trees.db.tree_names().into_iter().filter(|name| keys::is_log_tree(name)).min();
-                match oldest {
-                    Some(oldest) if oldest.as_ref() < oldest_kept.as_bytes() => {
-                        trees.db.drop_tree(&oldest)?;
-                        Ok(Some(String::from_utf8_lossy(&oldest).into_owned()))
-                    }
-                    _ => Ok(None),
-                }
+            .write(Class::Urgent, move |_| {
+                let writes = Writes { drops: vec![oldest.clone()], ..Writes::default() };
+                Ok((Some(oldest.clone()), writes))
             })
             .await
     }

@@ -1,8 +1,10 @@
 //! Sweep records: one small record that proves what an unchanged sweep covered.
 
 use super::inventory::split;
-use super::record::decode;
-use super::{StoreError, Trees, keys};
+use super::record::{RecordError, decode};
+use super::engine::Trees;
+use super::moment::Order;
+use super::{StoreError, keys};
 use jiff::Timestamp;
 use portolan_common::addresses::{AddressRange, AddressSet};
 use portolan_common::ids::SatelliteId;
@@ -44,11 +46,13 @@ pub(super) struct SweepRecord {
     pub method: String,
     #[prost(uint64, tag = "11")]
     pub refusals: u64,
+    #[prost(sint64, tag = "12")]
+    pub skew_ms: i64,
 }
 
 impl SweepRecord {
     /// The records of one sweep: one in the ordinary case, more when its coverage is scattered.
-    pub(super) fn from_end(end: &v1::ScanEnd, finished: Timestamp) -> Vec<Self> {
+    pub(super) fn from_end(end: &v1::ScanEnd, finished: Timestamp, skew_ms: i64) -> Vec<Self> {
         let base = Self {
             started_at_ms: end.started_at_ms,
             finished_at_ms: finished.as_millisecond(),
@@ -61,6 +65,7 @@ impl SweepRecord {
             probes_sent: end.probes_sent,
             method: end.method.chars().take(32).collect(),
             refusals: end.refusals.len() as u64 + end.refusals_dropped,
+            skew_ms,
         };
         let mut records = Vec::new();
         let mut dropped = 0usize;
@@ -109,6 +114,8 @@ impl SweepRecord {
 
 /// What was covered when.
 struct Covered {
+    order: Order,
+    /// Its end, as people are shown it.
     at: Timestamp,
     addresses: AddressSet,
     tcp: PortSet,
@@ -137,14 +144,15 @@ impl<'a> Sweeps<'a> {
         Self { trees, tenant, satellites: HashMap::new() }
     }
 
-    /// The end of the newest sweep, not before `since`, that covered all these ports of the address.
+    /// The end of the newest sweep, not before `since`, that covered all these ports of the address, as people are shown
+    /// it.
     pub(super) fn last_covering(
         &mut self,
         satellite: SatelliteId,
         address: IpAddr,
         protocol: Protocol,
         ports: &PortSet,
-        since: Timestamp,
+        since: Order,
     ) -> Result<Option<Timestamp>, StoreError> {
         let prefix = keys::sweeps_of(self.tenant, satellite);
         let walk = match self.satellites.entry(satellite) {
@@ -161,7 +169,7 @@ impl<'a> Sweeps<'a> {
                 return Ok(None);
             }
             let Some(sweep) = walk.read.get(index) else { return Ok(None) };
-            if sweep.at < since {
+            if sweep.order < since {
                 return Ok(None);
             }
             let covered = match protocol {
@@ -181,7 +189,10 @@ impl Walk {
     fn read_one(&mut self, prefix: &[u8]) -> Result<bool, StoreError> {
         loop {
             if let Some(entry) = self.current.as_mut().and_then(DoubleEndedIterator::next_back) {
-                let record: SweepRecord = decode(&entry?.1)?;
+                let (key, value) = entry?;
+                let order = key.get(prefix.len()..).and_then(keys::parse_order);
+                let order = order.ok_or(RecordError::Content("a sweep's key"))?;
+                let record: SweepRecord = decode(&value)?;
                 // What was not checked on its way in by some earlier version proves nothing, and hinders nothing.
                 let addresses =
                     record.addresses.iter().filter_map(|range| range.parse::<AddressRange>().ok());
@@ -189,8 +200,10 @@ impl Walk {
                 let ports = |spans: &Option<v1::PortSpans>| {
                     spans.as_ref().map_or_else(|| Ok(PortSet::default()), PortSet::try_from)
                 };
+                let finished = record.finished_at_ms.saturating_sub(record.skew_ms);
                 self.read.push(Covered {
-                    at: convert::time_from_wire(record.finished_at_ms)?,
+                    order,
+                    at: convert::time_from_wire(finished)?,
                     addresses,
                     tcp: ports(&record.tcp)?,
                     udp: ports(&record.udp)?,

@@ -3,8 +3,8 @@
 use super::keys;
 use super::*;
 use ipnet::IpNet;
-use jiff::SignedDuration;
-use portolan_common::ids::ScanId;
+use jiff::{SignedDuration, Timestamp};
+use portolan_common::ids::{Epoch, SatelliteId, ScanId};
 use portolan_common::observation::{HostObservation, PortState, Protocol, Reason, StateRun};
 use portolan_common::ports::{PortSet, PortSpec};
 use portolan_proto::v1;
@@ -46,7 +46,7 @@ fn host(second: i64, runs: Vec<StateRun>) -> HostObservation {
 }
 
 fn item(sequence: u64, hosts: Vec<HostObservation>) -> IngestItem {
-    IngestItem { sequence, late: false, hosts, end: None }
+    IngestItem { sequence, first: sequence, dropped: None, late: false, hosts, end: None }
 }
 
 fn sweep_end(sequence: u64, second: i64, ports: &str) -> IngestItem {
@@ -57,21 +57,31 @@ fn sweep_end(sequence: u64, second: i64, ports: &str) -> IngestItem {
         ..v1::ScanEnd::default()
     };
     let end = SweepEnd { scan: ScanId(Uuid::from_u128(sequence.into())), end };
-    IngestItem { sequence, late: false, hosts: Vec::new(), end: Some(end) }
+    IngestItem { end: Some(end), ..item(sequence, Vec::new()) }
+}
+
+fn batch(items: Vec<IngestItem>) -> IngestBatch {
+    IngestBatch {
+        satellite: SATELLITE,
+        tenant: "default".to_owned(),
+        epoch: EPOCH,
+        received_at: at(1000),
+        skew_ms: 0,
+        backlog: false,
+        items,
+    }
 }
 
 impl Fixture {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         Store::create(&dir.path().join("store")).unwrap();
-        let store = Store::open(&dir.path().join("store")).unwrap();
+        let store = Store::open(&dir.path().join("store"), 0).unwrap();
         Self { dir, store }
     }
 
     async fn ingest(&self, items: Vec<IngestItem>) -> IngestOutcome {
-        let (tenant, received_at) = ("default".to_owned(), at(1000));
-        let batch = IngestBatch { satellite: SATELLITE, tenant, epoch: EPOCH, received_at, items };
-        self.store.ingest(batch).await.unwrap()
+        self.store.ingest(batch(items)).await.unwrap()
     }
 
     fn inventory(&self, all: bool, host: Option<IpNet>) -> Vec<InventoryRow> {
@@ -100,18 +110,14 @@ impl Fixture {
     /// Ends the writer and opens the same files again, as a restart does.
     fn reopen(self) -> Self {
         let Self { dir, store } = self;
-        let writer = store.writer.clone();
+        store.close();
         drop(store);
-        drop(writer);
-        // The writer thread lets go of sled a moment after the last handle went.
-        let path = dir.path().join("store");
-        for _ in 0..200 {
-            if let Ok(store) = Store::open(&path) {
-                return Self { dir, store };
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        panic!("the store does not open again");
+        let store = Store::open(&dir.path().join("store"), 0).unwrap();
+        Self { dir, store }
+    }
+
+    fn state(&self) -> sled::Tree {
+        self.store.trees().unwrap().state.clone()
     }
 }
 
@@ -121,9 +127,9 @@ async fn each_sequence_counts_once_even_across_a_restart() {
     let open = vec![host(1, vec![run(PortState::Open, PortSet::single(22))])];
     let closed = vec![host(2, vec![run(PortState::Closed, PortSet::single(22))])];
     let first = f.ingest(vec![item(1, open.clone()), item(2, closed.clone())]).await;
-    assert_eq!((first.acked, first.counted, first.changes, first.gap), (2, vec![1, 2], 1, 0));
+    assert_eq!((first.acked, first.counted, first.changes, first.missing), (2, vec![1, 2], 1, 0));
     let f = f.reopen();
-    assert_eq!(f.store.acked_sequence(SATELLITE, EPOCH).await.unwrap(), 2);
+    assert_eq!(f.store.cursor(SATELLITE, EPOCH).await.unwrap().acked, 2);
     let again = f.ingest(vec![item(1, open.clone()), item(2, closed), item(3, open)]).await;
     assert_eq!((again.acked, again.counted, again.changes), (3, vec![3], 1));
     assert_eq!(f.history(None).len(), 2);
@@ -162,10 +168,89 @@ async fn a_sweep_of_a_long_port_list_confirms() {
 }
 
 #[tokio::test]
-async fn missing_sequences_are_counted() {
+async fn what_never_arrived_is_told_apart_from_what_was_dropped() {
     let f = Fixture::new();
-    let outcome = f.ingest(vec![item(3, vec![]), item(7, vec![])]).await;
-    assert_eq!((outcome.acked, outcome.gap), (7, 2 + 3));
+    let dropped = v1::Dropped { hosts: 40, records: 4, confirmations: 39, ..v1::Dropped::default() };
+    let merged = IngestItem { first: 4, dropped: Some(dropped), ..item(8, vec![]) };
+    let outcome = f.ingest(vec![item(3, vec![]), merged, item(9, vec![])]).await;
+    assert_eq!((outcome.acked, outcome.missing, outcome.dropped), (9, 2, 40));
+    let f = f.reopen();
+    let cursor = f.store.cursor(SATELLITE, EPOCH).await.unwrap();
+    assert_eq!(cursor, Cursor { acked: 9, missing: 2, dropped: 40 });
+    let gaps = f.store.gaps(SATELLITE, 10).unwrap();
+    let told: Vec<_> = gaps.iter().map(|gap| (gap.first, gap.last, gap.hosts, gap.reason.is_some())).collect();
+    assert_eq!(told, [(4, 8, 40, true), (1, 2, 0, false)], "newest first");
+    assert_eq!(f.store.gaps(SATELLITE, 1).unwrap().len(), 1);
+}
+
+/// A spool that was made anew counts from 1 again; what was lost before stays known.
+#[tokio::test]
+async fn a_new_epoch_comes_after_the_old_one() {
+    let f = Fixture::new();
+    let closed = || vec![host(5, vec![run(PortState::Closed, PortSet::single(22))])];
+    let open = || vec![host(9, vec![run(PortState::Open, PortSet::single(22))])];
+    f.ingest(vec![item(7, closed()), item(8, open())]).await;
+    let next = Epoch(Uuid::from_u128(3));
+    for (sequence, hosts) in [(1, closed()), (2, open())] {
+        let items = vec![item(sequence, hosts)];
+        let outcome = f.store.ingest(IngestBatch { epoch: next, ..batch(items) }).await.unwrap();
+        assert_eq!((outcome.acked, outcome.changes), (sequence, 1));
+    }
+    assert_eq!(f.store.cursor(SATELLITE, next).await.unwrap(), Cursor { acked: 2, missing: 6, dropped: 0 });
+    assert_eq!(f.store.cursor(SATELLITE, EPOCH).await.unwrap().acked, 8);
+    let told: Vec<_> = f.history(None).iter().map(|change| change.to).collect();
+    assert_eq!(told, [PortState::Open, PortState::Closed, PortState::Open]);
+}
+
+/// The satellite's clock was set back an hour between two changes, and is ten minutes ahead of the server's.
+#[tokio::test]
+async fn sequence_orders_and_clocks_are_only_shown() {
+    let f = Fixture::new();
+    let seen = |second, state| vec![host(second, vec![run(state, PortSet::single(22))])];
+    let items = vec![
+        item(1, seen(5000, PortState::Closed)),
+        item(2, seen(5010, PortState::Open)),
+        item(3, seen(1410, PortState::Closed)),
+        sweep_end(4, 1420, "22"),
+    ];
+    f.store.ingest(IngestBatch { skew_ms: 600_000, ..batch(items) }).await.unwrap();
+    let told: Vec<_> = f.history(None).iter().map(|change| (change.to, change.at)).collect();
+    assert_eq!(told, [(PortState::Open, at(4410)), (PortState::Closed, at(810))], "as seen, shown corrected");
+    let row = &f.inventory(true, None)[0];
+    assert_eq!((row.state, row.since, row.last_seen), (PortState::Closed, at(810), at(820)));
+}
+
+/// Plans of one group see what earlier ones of the group will write.
+#[tokio::test]
+async fn batches_that_are_committed_together_build_on_one_another() {
+    let f = Fixture::new();
+    let writes = (1..=300u64).map(|sequence| {
+        let state = if sequence % 2 == 0 { PortState::Open } else { PortState::Closed };
+        let second = i64::try_from(sequence).unwrap();
+        let hosts = vec![host(second, vec![run(state, PortSet::single(22))])];
+        f.store.ingest(batch(vec![item(sequence, hosts)]))
+    });
+    let outcomes = futures_join(writes.collect()).await;
+    assert!(outcomes.iter().all(|outcome| outcome.as_ref().unwrap().missing == 0));
+    assert_eq!(f.history(None).len(), 299);
+    f.reopen();
+}
+
+async fn futures_join<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
+    let mut pinned: Vec<_> = futures.into_iter().map(Box::pin).collect();
+    let mut done: Vec<Option<T>> = pinned.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (future, slot) in pinned.iter_mut().zip(&mut done) {
+            if slot.is_none()
+                && let std::task::Poll::Ready(value) = future.as_mut().poll(context)
+            {
+                *slot = Some(value);
+            }
+        }
+        if done.iter().all(Option::is_some) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    done.into_iter().flatten().collect()
 }
 
 #[tokio::test]
@@ -209,7 +294,8 @@ async fn no_value_is_larger_than_sled_bears() {
     let outcome = f.ingest(vec![item(2, vec![host(2, swapped)])]).await;
     assert_eq!(outcome.changes, 65_536);
     let mut parts = 0;
-    for tree in [f.store.trees.state.clone(), f.store.trees.log_of(at(1000)).unwrap()] {
+    let log = f.store.trees().unwrap().tree(&keys::log_tree(at(1000))).unwrap();
+    for tree in [f.state(), log] {
         for entry in tree.iter() {
             let (key, value) = entry.unwrap();
             assert!(value.len() <= record::MAX_VALUE_BYTES, "{} bytes", value.len());
@@ -224,7 +310,7 @@ async fn no_value_is_larger_than_sled_bears() {
 
     f.ingest(vec![item(3, vec![host(3, vec![run(PortState::Closed, PortSet::all())])])]).await;
     let prefix = keys::host("default", address(), SATELLITE, Protocol::Tcp);
-    assert!(f.store.trees.state.scan_prefix(prefix).count() <= parts);
+    assert!(f.state().scan_prefix(prefix).count() <= parts);
     assert!(f.inventory(false, None).is_empty());
 }
 
@@ -234,9 +320,9 @@ async fn an_unchanged_sweep_writes_no_state() {
     let seen = |second| vec![host(second, vec![run(PortState::Open, PortSet::single(22))])];
     f.ingest(vec![item(1, seen(1))]).await;
     let key = keys::host("default", address(), SATELLITE, Protocol::Tcp);
-    let before = f.store.trees.state.scan_prefix(&key).next().unwrap().unwrap().1;
+    let before = f.state().scan_prefix(&key).next().unwrap().unwrap().1;
     f.ingest(vec![item(2, seen(50))]).await;
-    assert_eq!(f.store.trees.state.scan_prefix(&key).next().unwrap().unwrap().1, before);
+    assert_eq!(f.state().scan_prefix(&key).next().unwrap().unwrap().1, before);
 }
 
 #[tokio::test]
@@ -249,17 +335,19 @@ async fn retention_drops_whole_months() {
     assert_eq!(kept, None);
     let dropped = f.store.drop_older_than(day * 31, at(1000) + day * 90).await.unwrap();
     assert_eq!(dropped, Some(month));
+    let f = f.reopen();
+    assert!(f.store.trees().unwrap().log_names().is_empty());
 }
 
 #[test]
 fn what_is_not_a_store_is_said_to_be_none() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    assert!(matches!(Store::open(&path), Err(StoreError::Missing(_))));
+    assert!(matches!(Store::open(&path, 0), Err(StoreError::Missing(_))));
     Store::create(&path).unwrap();
     assert!(matches!(Store::create(&path), Err(StoreError::Exists(_))));
     std::fs::write(path.join("snap.0000.generating"), b"half").unwrap();
-    drop(Store::open(&path).unwrap());
+    drop(Store::open(&path, 0).unwrap());
 }
 
 /// Whatever sled makes of a damaged file, the answer is a message that says what to do, and the file stays.
@@ -279,11 +367,11 @@ fn a_damaged_file_is_reported_and_left() {
         let mut bytes = std::fs::read(path.join("db")).unwrap();
         spoil(&mut bytes);
         std::fs::write(path.join("db"), &bytes).unwrap();
-        match Store::open(&path) {
+        match Store::open(&path, 0) {
             Ok(_) => assert_eq!(how, "cut in half", "the records stand in the first half"),
             Err(error) => {
                 let error = error.to_string();
-                assert!(error.contains("damaged") && error.contains("backup"), "{how}: {error}");
+                assert!(error.contains("damaged") && error.contains("doctor"), "{how}: {error}");
                 assert!(std::fs::read(path.join("db")).unwrap() == bytes, "{how}: the file was changed");
             }
         }

@@ -1,125 +1,446 @@
-//! The one writer thread: takes closures, applies them in order, makes them durable together, then answers each.
+//! The one writer thread: lets every waiting plan say what it wants written, writes all of it together, makes it
+//! durable, then answers each.
+//!
+//! While the disk is nearly full it takes no observations; when the engine fails it answers whoever must know at once,
+//! opens the store again as soon as that may work, and does then what was not done. Nobody needs to help it.
 
-use super::{StoreError, Trees};
-use std::fs::File;
+use super::engine::{Check, Engine, Trees};
+use super::space::Space;
+use super::sums::Sums;
+use super::view::{Overlay, View, Writes};
+use super::{Health, StoreError};
+use arc_swap::ArcSwapOption;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::{mpsc, oneshot};
+use std::path::PathBuf;
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-/// How many writes one flush makes durable at most.
-const GROUP: usize = 256;
-/// How many writes may wait; whoever comes then waits too.
+/// Plans that one commit takes at most, …
+const GROUP: usize = 512;
+/// … of which this many come from satellites that catch up, however much else there is.
+const GROUP_BACKLOG: usize = 32;
+/// Plans of a class that may wait; whoever comes then waits outside.
 const QUEUE: usize = 1024;
+/// How often a full disk or a failed engine is looked at again.
+const RETRY: Duration = Duration::from_millis(250);
+/// An engine that failed for want of space is not opened again before this much is free.
+const ROOM_TO_OPEN: u64 = 4 * 1024 * 1024;
+/// A backup that takes in nothing for this long is given up; observations do not wait for it.
+const TAP_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs on the writer thread; what it returns is called once the write is durable, or has failed.
-type Job = Box<dyn FnOnce(&Trees) -> Answer + Send>;
-type Answer = Box<dyn FnOnce(Result<(), Arc<StoreError>>) + Send>;
+/// How urgent a plan is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// An operator or a handshake waits for it; it is also tried on a nearly full disk, and told at once when it fails.
+    Urgent,
+    /// What a satellite sees now.
+    Live,
+    /// What a satellite saw while it was away.
+    Backlog,
+}
 
-/// A handle to the thread; it ends when the last handle goes.
+/// A handle to the thread, which ends when the last handle goes.
 #[derive(Clone)]
-pub(super) struct Writer {
-    jobs: mpsc::Sender<Job>,
-    alive: Arc<AtomicBool>,
+pub(super) struct Writer(Arc<Handle>);
+
+struct Handle {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the thread and the handles share.
+struct Shared {
+    queues: Mutex<Queues>,
+    wake: Condvar,
+    room: [Arc<Semaphore>; 3],
+    trees: Arc<ArcSwapOption<Trees>>,
+    health: watch::Sender<Health>,
+}
+
+#[derive(Default)]
+struct Queues {
+    /// By [`Class`].
+    waiting: [VecDeque<Waiting>; 3],
+    controls: Vec<Control>,
+    closing: bool,
+}
+
+struct Waiting {
+    job: Box<dyn Job>,
+    class: Class,
+    _room: OwnedSemaphorePermit,
+}
+
+/// What is done between two commits.
+enum Control {
+    /// Hands a copy of all that is written from now on to a backup; answers with the sums it starts from.
+    Tap(SyncSender<Writes>, oneshot::Sender<Sums>),
+    /// Ends that; answers with the sums at that point, or `None` when the tap was given up.
+    Untap(oneshot::Sender<Option<Sums>>),
+}
+
+/// A plan and whoever waits for it.
+trait Job: Send {
+    /// May run again when the first try failed.
+    fn plan(&mut self, view: &dyn View) -> Result<Writes, StoreError>;
+    fn answer(self: Box<Self>, result: Result<(), StoreError>);
+}
+
+struct Typed<T, F> {
+    plan: F,
+    value: Option<T>,
+    answer: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, F> Job for Typed<T, F>
+where
+    T: Send,
+    F: FnMut(&dyn View) -> Result<(T, Writes), StoreError> + Send,
+{
+    fn plan(&mut self, view: &dyn View) -> Result<Writes, StoreError> {
+        let (value, writes) = (self.plan)(view)?;
+        self.value = Some(value);
+        Ok(writes)
+    }
+
+    fn answer(self: Box<Self>, result: Result<(), StoreError>) {
+        let Self { value, answer, .. } = *self;
+        // Whoever asked may have gone; the write stands.
+        let _ = answer.send(result.and_then(|()| value.ok_or(StoreError::Crashed)));
+    }
 }
 
 impl Writer {
-    pub(super) fn start(trees: Trees, path: PathBuf) -> Result<Self, StoreError> {
-        // Opened once: a flood of connections that takes every descriptor must not stop the store.
-        let data = DataFile::open(path.clone())?;
-        let (jobs, queue) = mpsc::channel(QUEUE);
-        let alive = Arc::new(AtomicBool::new(true));
-        let flag = alive.clone();
-        std::thread::Builder::new()
+    /// Starts the thread over an open engine. `trees` is where readers find what is open.
+    pub(super) fn start(
+        engine: Engine,
+        space: Space,
+        trees: Arc<ArcSwapOption<Trees>>,
+        health: watch::Sender<Health>,
+    ) -> Result<Self, StoreError> {
+        trees.store(Some(engine.trees.clone()));
+        let path = engine.trees.path().to_owned();
+        let room = [(); 3].map(|()| Arc::new(Semaphore::new(QUEUE)));
+        let shared =
+            Arc::new(Shared { queues: Mutex::default(), wake: Condvar::new(), room, trees, health });
+        let thread =
+            Thread { shared: shared.clone(), engine: Some(engine), path: path.clone(), space, tap: None };
+        let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || {
-                run(&trees, &data, queue);
-                flag.store(false, Ordering::Release);
-            })
+            .spawn(move || thread.run())
             .map_err(|cause| StoreError::Directory { path, cause })?;
-        Ok(Self { jobs, alive })
+        Ok(Self(Arc::new(Handle { shared, thread: Mutex::new(Some(thread)) })))
     }
 
-    pub(super) fn is_alive(&self) -> bool {
-        self.alive.load(Ordering::Acquire)
-    }
-
-    /// Runs `write` on the writer thread and returns once its effect is on the disk. When it fails, nothing of it
-    /// may have been applied: a closure applies one batch, as its last step.
-    pub(super) async fn write<T, F>(&self, write: F) -> Result<T, StoreError>
+    /// Lets `plan` say what is to be written, and returns once that is on the disk. The plan may run more than once,
+    /// the last time counts.
+    pub(super) async fn write<T, F>(&self, class: Class, plan: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&Trees) -> Result<T, StoreError> + Send + 'static,
+        F: FnMut(&dyn View) -> Result<(T, Writes), StoreError> + Send + 'static,
     {
-        let (sender, receiver) = oneshot::channel();
-        let job: Job = Box::new(move |trees| {
-            let result = write(trees);
-            Box::new(move |flushed| {
-                let result = match (result, flushed) {
-                    (Ok(value), Ok(())) => Ok(value),
-                    (Ok(_), Err(_)) => Err(StoreError::Stopped),
-                    (Err(error), _) => Err(error),
-                };
-                // Whoever asked may have gone; the write stands.
-                let _ = sender.send(result);
-            })
-        });
-        self.jobs.send(job).await.map_err(|_| StoreError::Stopped)?;
-        receiver.await.map_err(|_| StoreError::Stopped)?
+        let shared = &self.0.shared;
+        let room = shared.room[class as usize].clone();
+        let room = room.acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let (answer, answered) = oneshot::channel();
+        let job = Box::new(Typed { plan, value: None, answer });
+        {
+            let mut queues = shared.queues();
+            if queues.closing {
+                return Err(StoreError::Closed);
+            }
+            queues.waiting[class as usize].push_back(Waiting { job, class, _room: room });
+        }
+        shared.wake.notify_one();
+        answered.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Hands a copy of everything written from now on to `tap`; returns the sums before the first of it.
+    pub(super) async fn tap(&self, tap: SyncSender<Writes>) -> Result<Sums, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.control(Control::Tap(tap, answer))?;
+        answered.await.map_err(|_| StoreError::Closed)
+    }
+
+    /// Ends the tap; returns the sums after the last of it, or `None` when it was given up because it did not keep up.
+    pub(super) async fn untap(&self) -> Result<Option<Sums>, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.control(Control::Untap(answer))?;
+        answered.await.map_err(|_| StoreError::Closed)
+    }
+
+    fn control(&self, control: Control) -> Result<(), StoreError> {
+        let mut queues = self.0.shared.queues();
+        if queues.closing {
+            return Err(StoreError::Closed);
+        }
+        queues.controls.push(control);
+        drop(queues);
+        self.0.shared.wake.notify_one();
+        Ok(())
+    }
+
+    /// Writes what waits, then ends the thread and lets go of the files. Blocking.
+    pub(super) fn close(&self) {
+        self.0.close();
     }
 }
 
-fn run(trees: &Trees, data: &DataFile, mut queue: mpsc::Receiver<Job>) {
-    while let Some(first) = queue.blocking_recv() {
-        let mut group = vec![first];
-        while group.len() < GROUP
-            && let Ok(job) = queue.try_recv()
+impl Handle {
+    fn close(&self) {
+        self.shared.queues().closing = true;
+        self.shared.wake.notify_one();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
         {
-            group.push(job);
+            tracing::error!("the store's writer ended by a panic");
         }
-        // A panic in one job (sled panics on some damage) must not look like a commit.
-        let applied: Vec<Option<Answer>> =
-            group.into_iter().map(|job| catch_unwind(AssertUnwindSafe(|| job(trees))).ok()).collect();
-        let flushed = match catch_unwind(AssertUnwindSafe(|| flush(trees, data))) {
-            Ok(result) => result.map_err(Arc::new),
-            Err(_) => Err(Arc::new(StoreError::Stopped)),
-        };
-        for answer in applied.into_iter().flatten() {
-            answer(flushed.clone());
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_health(&self, health: Health) {
+        self.health.send_if_modified(|old| {
+            let changed = *old != health;
+            *old = health;
+            changed
+        });
+    }
+}
+
+impl Queues {
+    /// The next group: operators first, then what is seen now, then what was seen before.
+    fn take(&mut self, observations: bool) -> Vec<Waiting> {
+        let [urgent, live, backlog] = &mut self.waiting;
+        let mut group: Vec<Waiting> = urgent.drain(..urgent.len().min(GROUP)).collect();
+        if observations {
+            let kept = GROUP_BACKLOG.min(backlog.len());
+            let room = GROUP.saturating_sub(group.len() + kept);
+            group.extend(live.drain(..live.len().min(room)));
+            let room = GROUP.saturating_sub(group.len()).max(kept);
+            group.extend(backlog.drain(..backlog.len().min(room)));
         }
-        if let Err(error) = flushed {
-            tracing::error!(%error, "the store cannot be written any more; no further observation is acked");
+        group
+    }
+}
+
+struct Thread {
+    shared: Arc<Shared>,
+    /// `None` while it failed and is not open again.
+    engine: Option<Engine>,
+    path: PathBuf,
+    space: Space,
+    tap: Option<SyncSender<Writes>>,
+}
+
+impl Thread {
+    fn run(mut self) {
+        self.space.lay_ballast();
+        while let Some(group) = self.next_group() {
+            if !group.is_empty() {
+                self.commit(group);
+            }
+        }
+        self.shared.trees.store(None);
+    }
+
+    /// Waits for work; `None` when the store is closing and nothing waits. Empty when it is time to look around.
+    fn next_group(&mut self) -> Option<Vec<Waiting>> {
+        let enough = self.look_at_space();
+        let shared = self.shared.clone();
+        let mut queues = shared.queues();
+        let controls = std::mem::take(&mut queues.controls);
+        if !controls.is_empty() {
+            drop(queues);
+            self.control(controls);
+            return Some(Vec::new());
+        }
+        let group = queues.take(enough);
+        if !group.is_empty() {
+            return Some(group);
+        }
+        if queues.closing {
+            // What a full disk kept waiting was never acked; dropping it tells whoever waits.
+            queues.waiting.iter_mut().for_each(VecDeque::clear);
+            return None;
+        }
+        drop(shared.wake.wait_timeout(queues, RETRY));
+        Some(Vec::new())
+    }
+
+    /// Whether there is room for observations.
+    fn look_at_space(&self) -> bool {
+        let free = self.space.free();
+        let enough = free >= self.space.watermark;
+        let was_full = matches!(*self.shared.health.borrow(), Health::Full { .. });
+        if enough {
+            if was_full {
+                tracing::info!(free, "there is room on the disk again: observations are taken");
+                self.space.lay_ballast();
+            }
+            self.shared.set_health(Health::Good);
+        } else {
+            if !was_full {
+                tracing::error!(
+                    free,
+                    needed = self.space.watermark,
+                    path = %self.path.display(),
+                    "the disk is nearly full: no observation is taken until there is room; satellites keep them"
+                );
+            }
+            self.shared.set_health(Health::Full { free, needed: self.space.watermark });
+        }
+        enough
+    }
+
+    fn control(&mut self, controls: Vec<Control>) {
+        for control in controls {
+            let sums = self.engine.as_ref().map(|engine| engine.sums.clone()).unwrap_or_default();
+            match control {
+                Control::Tap(tap, answer) => {
+                    self.tap = Some(tap);
+                    let _ = answer.send(sums);
+                }
+                Control::Untap(answer) => {
+                    let _ = answer.send(self.tap.take().map(|_| sums));
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self, mut group: Vec<Waiting>) {
+        loop {
+            let (writes, planned) = self.plan(&mut group);
+            match self.write(&writes) {
+                Ok(()) => {
+                    for (waiting, planned) in group.into_iter().zip(planned) {
+                        waiting.job.answer(planned);
+                    }
+                    self.feed_tap(writes);
+                    return;
+                }
+                Err(error) => group = self.recover(&error, group),
+            }
+            if group.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn plan(&self, group: &mut [Waiting]) -> (Writes, Vec<Result<(), StoreError>>) {
+        let mut writes = Writes::default();
+        let mut planned = Vec::with_capacity(group.len());
+        for waiting in group {
+            let result = match &self.engine {
+                None => Err(StoreError::Crashed),
+                Some(engine) => {
+                    let view = Overlay { base: engine.trees.as_ref(), pending: &writes.state };
+                    // A panic in one plan (sled panics on some damage) is that plan's failure alone.
+                    let planned = catch_unwind(AssertUnwindSafe(|| waiting.job.plan(&view)));
+                    planned.unwrap_or(Err(StoreError::Crashed))
+                }
+            };
+            planned.push(result.map(|more| writes.absorb(more)));
+        }
+        (writes, planned)
+    }
+
+    fn write(&mut self, writes: &Writes) -> Result<(), StoreError> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let engine = self.engine.as_mut().ok_or(StoreError::Crashed)?;
+        catch_unwind(AssertUnwindSafe(|| engine.write(writes))).unwrap_or(Err(StoreError::Crashed))
+    }
+
+    fn feed_tap(&mut self, writes: Writes) {
+        let Some(tap) = &self.tap else { return };
+        if writes.is_empty() {
             return;
         }
+        let deadline = Instant::now() + TAP_PATIENCE;
+        let mut writes = writes;
+        loop {
+            match tap.try_send(writes) {
+                Ok(()) => return,
+                Err(std::sync::mpsc::TrySendError::Full(back)) if Instant::now() < deadline => {
+                    writes = back;
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(_) => break,
+            }
+        }
+        tracing::warn!("a backup does not keep up or went away; it is given up");
+        self.tap = None;
     }
-}
 
-fn flush(trees: &Trees, data: &DataFile) -> Result<(), StoreError> {
-    trees.db.flush()?;
-    data.sync()
-}
-
-/// sled's data file, for `fdatasync`: sled flushes with `sync_file_range`, which leaves a drive's own cache alone.
-struct DataFile {
-    file: File,
-    path: PathBuf,
-}
-
-impl DataFile {
-    fn open(path: PathBuf) -> Result<Self, StoreError> {
-        match File::open(path.join("db")) {
-            Ok(file) => Ok(Self { file, path }),
-            Err(cause) => Err(StoreError::Directory { path, cause }),
+    /// The engine failed. Opens the store again as soon as that works; returns what is to be tried again. Whether the
+    /// failed group reached the disk is not known: plans see that when they run again.
+    fn recover(&mut self, error: &StoreError, group: Vec<Waiting>) -> Vec<Waiting> {
+        tracing::error!(%error, "the store cannot be written; nothing is acked until it can be opened again");
+        let began = Instant::now();
+        let why = error.to_string();
+        self.shared.set_health(Health::Failed { why: why.clone() });
+        // A backup that misses a commit is none.
+        self.tap = None;
+        let refuse = |waiting: Waiting| waiting.job.answer(Err(StoreError::Unwritable(why.clone())));
+        let (urgent, kept): (Vec<_>, Vec<_>) =
+            group.into_iter().partition(|waiting| waiting.class == Class::Urgent);
+        urgent.into_iter().for_each(refuse);
+        self.space.drop_ballast();
+        loop {
+            let shared = self.shared.clone();
+            let mut queues = shared.queues();
+            let urgent = std::mem::take(&mut queues.waiting[Class::Urgent as usize]);
+            let closing = queues.closing;
+            if urgent.is_empty() && !closing {
+                drop(shared.wake.wait_timeout(queues, RETRY));
+            } else {
+                drop(queues);
+            }
+            urgent.into_iter().for_each(refuse);
+            if closing {
+                kept.into_iter().for_each(refuse);
+                self.engine = None;
+                return Vec::new();
+            }
+            if self.space.free() < ROOM_TO_OPEN {
+                continue;
+            }
+            // Readers keep what was open until now, so that questions are answered meanwhile.
+            self.shared.trees.store(None);
+            if let Some(engine) = self.engine.take() {
+                // Dropping a failed sled flushes once more, which may panic.
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(engine)));
+            }
+            match Engine::open(&self.path, Check::Again) {
+                Ok(engine) => {
+                    self.shared.trees.store(Some(engine.trees.clone()));
+                    self.engine = Some(engine);
+                    tracing::warn!(after = ?began.elapsed(), "the store is open again");
+                    self.shared.set_health(Health::Good);
+                    return kept;
+                }
+                Err(error) => {
+                    self.shared.set_health(Health::Failed { why: error.to_string() });
+                    tracing::debug!(%error, "the store cannot be opened again yet");
+                }
+            }
         }
     }
-
-    fn sync(&self) -> Result<(), StoreError> {
-        self.file.sync_data().map_err(|cause| StoreError::Directory { path: self.path.clone(), cause })
-    }
-}
-
-/// Makes what was flushed durable, for a store that has no writer yet.
-pub(super) fn sync_data(path: &Path) -> Result<(), StoreError> {
-    DataFile::open(path.to_owned())?.sync()
 }

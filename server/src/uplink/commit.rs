@@ -3,6 +3,7 @@
 //! be lost to the operator who waits for it.
 
 use crate::metrics::Metrics;
+use crate::problems::{Event, Problems};
 use crate::scans::Scans;
 use crate::store::{IngestBatch, IngestItem, Store, StoreError, SweepEnd};
 use jiff::Timestamp;
@@ -14,6 +15,7 @@ use portolan_proto::v1;
 use prost::Message as _;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// Records that one commit takes at most.
@@ -24,7 +26,8 @@ const LATE_MS: u64 = 30_000;
 /// A record that was read, with the room that it takes up until it is committed.
 pub(super) struct Received {
     pub record: v1::Record,
-    pub room: OwnedSemaphorePermit,
+    /// Of the session's room, and of everybody's.
+    pub room: [OwnedSemaphorePermit; 2],
 }
 
 pub(super) struct Committer {
@@ -35,6 +38,11 @@ pub(super) struct Committer {
     pub name: String,
     pub tenant: String,
     pub epoch: Epoch,
+    pub problems: Arc<Problems>,
+    /// How far the satellite's clock is ahead, milliseconds; the reader measures it.
+    pub skew_ms: Arc<AtomicI64>,
+    /// Up to here it was seen while the satellite was away.
+    pub backlog_until: u64,
     /// Sequences up to which everything is durable.
     pub acks: mpsc::UnboundedSender<u64>,
 }
@@ -51,7 +59,7 @@ impl Committer {
     /// Commits until the reader's end is gone and everything it handed over is durable.
     ///
     /// # Errors
-    /// When the store fails.
+    /// When the store cannot be read, or is closing. A full disk or a failed engine only makes it wait.
     pub(super) async fn run(self, mut records: mpsc::Receiver<Received>) -> Result<(), StoreError> {
         let mut waiting = Vec::with_capacity(AT_ONCE);
         while records.recv_many(&mut waiting, AT_ONCE).await > 0 {
@@ -67,15 +75,31 @@ impl Committer {
                 rooms.push(room);
             }
             let (satellite, tenant, epoch) = (self.satellite, self.tenant.clone(), self.epoch);
-            let batch = IngestBatch { satellite, tenant, epoch, received_at, items };
+            let backlog = items.first().is_some_and(|item| item.sequence <= self.backlog_until);
+            let skew_ms = self.skew_ms.load(Ordering::Relaxed);
+            let batch = IngestBatch { satellite, tenant, epoch, received_at, skew_ms, backlog, items };
             let outcome = self.store.ingest(batch).await?;
             drop(rooms);
             self.metrics.records.inc_by(outcome.counted.len() as u64);
             self.metrics.records_repeated.inc_by(forwards.len().saturating_sub(outcome.counted.len()) as u64);
             self.metrics.port_changes.inc_by(outcome.changes as u64);
-            if outcome.gap > 0 {
-                self.metrics.records_missing.inc_by(outcome.gap);
-                tracing::warn!(satellite = %self.name, missing = outcome.gap, "records never arrived");
+            if outcome.missing > 0 {
+                self.metrics.records_missing.inc_by(outcome.missing);
+                tracing::error!(
+                    satellite = %self.name,
+                    missing = outcome.missing,
+                    "records never arrived, and the satellite does not account for them"
+                );
+                self.problems
+                    .note(Event::RecordsMissing, self.satellite, outcome.missing, received_at)
+                    .await;
+            }
+            if outcome.dropped > 0 {
+                self.metrics.hosts_dropped.inc_by(outcome.dropped);
+                tracing::warn!(satellite = %self.name, dropped = outcome.dropped, "the satellite dropped observations");
+                self.problems
+                    .note(Event::ObservationsDropped, self.satellite, outcome.dropped, received_at)
+                    .await;
             }
             for (_, forward) in forwards.into_iter().filter(|(n, _)| outcome.counted.contains(n)) {
                 match forward {
@@ -98,7 +122,14 @@ impl Committer {
     fn accept(&self, record: v1::Record) -> (IngestItem, Forward) {
         let late = record.waited_ms > LATE_MS;
         let scan = ScanId::from_slice(&record.scan_id);
-        let mut item = IngestItem { sequence: record.sequence, late, hosts: Vec::new(), end: None };
+        let mut item = IngestItem {
+            sequence: record.sequence,
+            first: if record.first_sequence == 0 { record.sequence } else { record.first_sequence },
+            dropped: record.dropped,
+            late,
+            hosts: Vec::new(),
+            end: None,
+        };
         let forward = match (record.body, scan) {
             (Some(v1::record::Body::Observations(bytes)), scan) => {
                 let accepted = self.accept_hosts(&bytes, &mut item.hosts);

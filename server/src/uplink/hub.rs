@@ -2,7 +2,7 @@
 
 use crate::store::SatelliteRecord;
 use jiff::Timestamp;
-use portolan_common::ids::{Epoch, SatelliteId};
+use portolan_common::ids::{ProcessId, SatelliteId};
 use portolan_proto::v1;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,8 +17,8 @@ const COMMANDS: usize = 64;
 pub struct Live {
     /// Tells a session from the one that replaced it.
     pub session: u64,
-    /// The satellite's numbering.
-    pub epoch: Epoch,
+    /// Which run of the satellite's program it is.
+    pub process: ProcessId,
     /// Where it comes from.
     pub address: SocketAddr,
     /// The last message from it.
@@ -29,8 +29,16 @@ pub struct Live {
     pub capabilities: Vec<String>,
     /// The assignment it runs.
     pub assignment_revision: u64,
-    /// Records it keeps.
+    /// Records it keeps that are not acked.
     pub spool_depth: u64,
+    /// Of its spool's file.
+    pub spool_bytes: u64,
+    /// Why its spool takes nothing; empty: it does.
+    pub spool_error: String,
+    /// How far its clock is ahead of the server's; `None`: not measured yet.
+    pub clock_skew_ms: Option<i64>,
+    /// It sends what it gathered while it was away.
+    pub replaying: bool,
     messages: mpsc::Sender<v1::uplink_down::Message>,
     ending: watch::Sender<Option<v1::goodbye::Reason>>,
 }
@@ -82,7 +90,7 @@ impl Hub {
         satellite: SatelliteId,
         address: SocketAddr,
         hello: &v1::Hello,
-        epoch: Epoch,
+        process: ProcessId,
         now: Timestamp,
     ) -> Joined {
         let (messages, waiting) = mpsc::channel(COMMANDS);
@@ -92,13 +100,17 @@ impl Hub {
         let session = inner.next_session;
         let live = Live {
             session,
-            epoch,
+            process,
             address,
             last_seen: now,
             version: word(&hello.version),
             capabilities: hello.capabilities.iter().take(32).map(|text| word(text)).collect(),
             assignment_revision: hello.assignment_revision,
             spool_depth: hello.spool_depth,
+            spool_bytes: 0,
+            spool_error: String::new(),
+            clock_skew_ms: None,
+            replaying: false,
             messages,
             ending,
         };
@@ -131,8 +143,35 @@ impl Hub {
             if let Some(heartbeat) = heartbeat {
                 live.assignment_revision = heartbeat.assignment_revision;
                 live.spool_depth = heartbeat.spool_depth;
+                live.spool_bytes = heartbeat.spool_bytes;
+                live.spool_error = sentence(&heartbeat.spool_error);
             }
         }
+    }
+
+    /// Notes how far a satellite's clock is ahead.
+    pub fn skewed(&self, satellite: SatelliteId, session: u64, skew_ms: i64) {
+        if let Some(live) = self.inner().live.get_mut(&satellite).filter(|live| live.session == session) {
+            live.clock_skew_ms = Some(skew_ms);
+        }
+    }
+
+    /// Notes whether a satellite catches up.
+    pub fn replays(&self, satellite: SatelliteId, session: u64, replaying: bool) {
+        if let Some(live) = self.inner().live.get_mut(&satellite).filter(|live| live.session == session) {
+            live.replaying = replaying;
+        }
+    }
+
+    /// Every live session.
+    pub fn all(&self) -> Vec<(SatelliteId, Live)> {
+        self.inner().live.iter().map(|(id, live)| (*id, live.clone())).collect()
+    }
+
+    /// How many are connected, and how many of these catch up.
+    pub fn connected(&self) -> (usize, usize) {
+        let inner = self.inner();
+        (inner.live.len(), inner.live.values().filter(|live| live.replaying).count())
     }
 
     /// The live session of a satellite.
@@ -187,6 +226,10 @@ fn word(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(32).collect()
 }
 
+fn sentence(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,7 +238,7 @@ mod tests {
     fn join(hub: &Hub, version: &str) -> Joined {
         let hello = v1::Hello { version: version.into(), ..v1::Hello::default() };
         let address = "127.0.0.1:1".parse().unwrap();
-        hub.join(SatelliteId(Uuid::nil()), address, &hello, Epoch(Uuid::nil()), Timestamp::UNIX_EPOCH)
+        hub.join(SatelliteId(Uuid::nil()), address, &hello, ProcessId(Uuid::nil()), Timestamp::UNIX_EPOCH)
     }
 
     #[test]

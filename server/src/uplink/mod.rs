@@ -3,24 +3,28 @@
 
 mod commit;
 mod hub;
+mod replay;
 mod session;
+mod skew;
 
 pub use hub::{Hub, Joined, StatusCounts};
+pub use replay::Replays;
 
 use crate::metrics::Metrics;
 use crate::peer::{Peer, PeerIdentity};
 use crate::pki::authority::Authority;
+use crate::problems::Problems;
 use crate::registry::Registry;
 use crate::scans::Scans;
 use crate::store::Store;
 use jiff::SignedDuration;
+use portolan_daemon::Group;
 use portolan_proto::v1::uplink_server::Uplink;
 use portolan_proto::v1::{UplinkDown, UplinkUp};
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Messages to a satellite that may wait; a stream that lets more pile up is ended.
@@ -37,6 +41,12 @@ pub struct UplinkService {
     pub hub: Arc<Hub>,
     /// Who waits for results.
     pub scans: Arc<Scans>,
+    /// Who catches up.
+    pub replays: Replays,
+    /// What should be known.
+    pub problems: Arc<Problems>,
+    /// Received and not committed yet: bytes, over all sessions.
+    pub room: Arc<Semaphore>,
     /// Who signs renewals.
     pub authority: Arc<Authority>,
     /// How long a satellite's certificate is valid.
@@ -44,7 +54,7 @@ pub struct UplinkService {
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Where sessions run.
-    pub tasks: TaskTracker,
+    pub tasks: Group,
     /// Ends them.
     pub shutdown: CancellationToken,
 }
@@ -69,12 +79,10 @@ impl Uplink for UplinkService {
             .registry
             .get(id)
             .ok_or_else(|| Status::permission_denied("this server does not know the satellite"))?;
-        if !self.store.is_writable() {
-            return Err(Status::unavailable("the server cannot store anything now"));
-        }
         let (down, outbound) = mpsc::channel(OUTBOUND);
+        let name = record.name.clone();
         let session = session::Session::new(self.clone(), id, record, peer.address, not_after, down);
-        self.tasks.spawn(session.run(request.into_inner()));
+        self.tasks.spawn(name, session.run(request.into_inner()));
         Ok(Response::new(ReceiverStream::new(outbound)))
     }
 }

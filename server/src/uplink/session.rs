@@ -4,16 +4,22 @@
 use super::UplinkService;
 use super::commit::{Committer, Received};
 use super::hub::{Hub, Joined};
+use super::replay::{
+    LIVE_CREDIT, REPLAY_CREDIT, TURN, WAITING_CREDIT, is_backlog, reconnect_spread_ms,
+};
+use super::skew::Skew;
+use crate::problems::Event;
 use crate::scans::Scans;
-use crate::store::{SatelliteRecord, StoreError};
+use crate::store::{Health, SatelliteRecord, StoreError};
 use jiff::Timestamp;
-use portolan_common::ids::{Epoch, SatelliteId, ScanId};
+use portolan_common::ids::{Epoch, ProcessId, SatelliteId, ScanId};
 use portolan_proto::v1::{self, uplink_down::Message as Down, uplink_up::Message as Up};
 use prost::Message as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::{Status, Streaming};
 
 /// A satellite sends a heartbeat every few seconds; whoever is silent for this long is gone.
@@ -96,7 +102,9 @@ impl Session {
         };
         let service = &self.service;
         let now = Timestamp::now();
-        let joined = service.hub.join(self.id, self.address, &hello, epoch, now);
+        // Before 0.2 a satellite's epoch was as old as its process.
+        let process = ProcessId::from_slice(&hello.process).unwrap_or(ProcessId(epoch.0));
+        let joined = service.hub.join(self.id, self.address, &hello, process, now);
         let presence = Presence {
             hub: service.hub.clone(),
             scans: service.scans.clone(),
@@ -106,8 +114,8 @@ impl Session {
         // Only now: whoever revoked it before saw no session to end, whoever does it from now on sees this one.
         let end = if service.registry.in_good_standing(self.id) {
             tracing::info!(satellite = %self.record.name, address = %self.address, "online");
-            match self.greet(&hello, epoch, now).await {
-                Ok(()) => self.converse(&mut inbound, joined, epoch).await,
+            match self.greet(&hello, epoch, process, now).await {
+                Ok(start) => self.converse(&mut inbound, joined, epoch, start).await,
                 Err(end) => end,
             }
         } else {
@@ -117,22 +125,42 @@ impl Session {
     }
 
     /// Welcome, desired state, and the scans that both sides know of.
-    async fn greet(&self, hello: &v1::Hello, epoch: Epoch, now: Timestamp) -> Result<(), End> {
-        let skew = now.as_millisecond().saturating_sub(hello.clock_at_ms);
-        if skew.unsigned_abs() > 60_000 {
-            tracing::warn!(satellite = %self.record.name, skew_ms = skew, "its clock differs from the server's");
+    async fn greet(
+        &self,
+        hello: &v1::Hello,
+        epoch: Epoch,
+        process: ProcessId,
+        now: Timestamp,
+    ) -> Result<Start, End> {
+        let service = &self.service;
+        let cursor = service.store.cursor(self.id, epoch).await.map_err(|error| self.store_failed(&error))?;
+        let lost = hello.acked_sequence.saturating_sub(cursor.acked);
+        if lost > 0 {
+            service.metrics.rewinds.inc();
+            tracing::error!(
+                satellite = %self.record.name,
+                acked = hello.acked_sequence,
+                has = cursor.acked,
+                "this server went back: it acknowledged more than it has; the satellite sends the rest again"
+            );
+            service.problems.note(Event::WentBack, self.id, lost, now).await;
         }
-        let acked_sequence = self
-            .service
-            .store
-            .acked_sequence(self.id, epoch)
-            .await
-            .map_err(|error| self.store_failed(&error))?;
+        let start = Start {
+            acked: cursor.acked,
+            backlog_until: if is_backlog(hello.spool_depth.max(lost)) {
+                hello.last_sequence.max(cursor.acked.saturating_add(hello.spool_depth))
+            } else {
+                0
+            },
+            clock_at_ms: hello.clock_at_ms,
+            received_at_ms: now.as_millisecond(),
+        };
         self.send(Down::Welcome(v1::Welcome {
-            acked_sequence,
+            acked_sequence: cursor.acked,
             clock_at_ms: now.as_millisecond(),
             version: env!("CARGO_PKG_VERSION").into(),
-            ..v1::Welcome::default()
+            credit: Some(start.credit(&service.store.health())),
+            reconnect_spread_ms: reconnect_spread_ms(service.hub.connected().0),
         }))?;
         if hello.assignment_revision != self.record.assignment_revision {
             self.send(Down::Assignment(v1::Assignment {
@@ -145,16 +173,25 @@ impl Session {
         }
         let running: Vec<ScanId> =
             hello.running_scans.iter().filter_map(|id| ScanId::from_slice(id)).collect();
-        for message in self.service.scans.reconnected(self.id, epoch, &running) {
+        for message in self.service.scans.reconnected(self.id, process, &running) {
             self.send(message)?;
         }
-        Ok(())
+        Ok(start)
     }
 
-    async fn converse(&self, inbound: &mut Streaming<v1::UplinkUp>, joined: Joined, epoch: Epoch) -> End {
+    async fn converse(
+        &self,
+        inbound: &mut Streaming<v1::UplinkUp>,
+        joined: Joined,
+        epoch: Epoch,
+        start: Start,
+    ) -> End {
         let Joined { session, mut messages, mut ending } = joined;
         let (records, queue) = mpsc::channel(RECORDS_WAITING);
         let (acks, mut acked) = mpsc::unbounded_channel();
+        let skew_ms = Arc::new(AtomicI64::new(0));
+        let (progress, progressed) = watch::channel(start.acked);
+        let credit = watch::Sender::new(start.credit(&Health::Good));
         let committer = Committer {
             store: self.service.store.clone(),
             scans: self.service.scans.clone(),
@@ -163,13 +200,19 @@ impl Session {
             name: self.record.name.clone(),
             tenant: self.record.tenant.clone(),
             epoch,
+            problems: self.service.problems.clone(),
+            skew_ms: skew_ms.clone(),
+            backlog_until: start.backlog_until,
             acks,
         };
         let mut committing = tokio::spawn(committer.run(queue));
         let send = async {
             loop {
                 let message = tokio::select! {
-                    Some(sequence) = acked.recv() => Down::Ack(v1::Ack { sequence }),
+                    Some(sequence) = acked.recv() => {
+                        progress.send_replace(sequence);
+                        Down::Ack(v1::Ack { sequence })
+                    }
                     Some(message) = messages.recv() => message,
                     else => return End::Closed("the hub let go of it".into()),
                 };
@@ -198,8 +241,10 @@ impl Session {
                 End::Store
             }
             end = send => end,
+            end = self.give_credit(&start, credit.subscribe()) => end,
+            () = self.catch_up(session, start.backlog_until, progressed, &credit) => End::Store,
             // Owns the records' sender, so that its end lets the committer finish.
-            end = self.read(inbound, session, records) => end,
+            end = self.read(inbound, session, records, &start, &skew_ms) => end,
         };
         if committed.is_none() {
             committed = tokio::time::timeout(LAST_COMMIT, committing).await.ok();
@@ -215,6 +260,62 @@ impl Session {
         }
     }
 
+    /// Tells the satellite how much it may send whenever that changes: nothing while the store takes nothing.
+    async fn give_credit(&self, start: &Start, mut credit: watch::Receiver<u32>) -> End {
+        let mut health = self.service.store.watch_health();
+        let mut given = start.credit(&self.service.store.health());
+        loop {
+            let is_good = *health.borrow_and_update() == Health::Good;
+            let wanted = if is_good { *credit.borrow_and_update() } else { 0 };
+            if wanted != given {
+                given = wanted;
+                if let Err(end) = self.send(Down::Credit(v1::Credit { records: wanted })) {
+                    return end;
+                }
+            }
+            let changed = tokio::select! {
+                changed = health.changed() => changed,
+                changed = credit.changed() => changed,
+            };
+            if changed.is_err() {
+                return End::Store;
+            }
+        }
+    }
+
+    /// Takes turns with others that catch up until everything up to `until` is durable, then goes on for ever.
+    async fn catch_up(
+        &self,
+        session: u64,
+        until: u64,
+        mut acked: watch::Receiver<u64>,
+        credit: &watch::Sender<u32>,
+    ) {
+        let (hub, replays) = (&self.service.hub, &self.service.replays);
+        if until > 0 {
+            hub.replays(self.id, session, true);
+            let mut is_done = false;
+            while !is_done {
+                let place = replays.place().await;
+                credit.send_replace(REPLAY_CREDIT);
+                loop {
+                    match tokio::time::timeout(TURN, acked.wait_for(|acked| *acked >= until)).await {
+                        Ok(_) => is_done = true,
+                        Err(_) if replays.is_awaited() => {}
+                        Err(_) => continue,
+                    }
+                    break;
+                }
+                drop(place);
+                credit.send_replace(WAITING_CREDIT);
+            }
+            tracing::info!(satellite = %self.record.name, "caught up");
+            credit.send_replace(LIVE_CREDIT);
+            hub.replays(self.id, session, false);
+        }
+        std::future::pending::<()>().await;
+    }
+
     fn store_failed(&self, error: &StoreError) -> End {
         tracing::error!(satellite = %self.record.name, %error, "cannot commit observations");
         End::Store
@@ -225,7 +326,16 @@ impl Session {
         inbound: &mut Streaming<v1::UplinkUp>,
         session: u64,
         records: mpsc::Sender<Received>,
+        start: &Start,
+        skew_ms: &AtomicI64,
     ) -> End {
+        let mut skew = Skew::default();
+        let mut measure = |said_ms, received_ms| {
+            let ahead = skew.measure(said_ms, received_ms);
+            skew_ms.store(ahead, Ordering::Relaxed);
+            self.service.hub.skewed(self.id, session, ahead);
+        };
+        measure(start.clock_at_ms, start.received_at_ms);
         let room = Arc::new(Semaphore::new(BYTES_WAITING as usize));
         loop {
             let message = match tokio::time::timeout(SILENCE, inbound.message()).await {
@@ -237,12 +347,17 @@ impl Session {
             let now = Timestamp::now();
             let mut heartbeat = None;
             match message {
-                Some(Up::Heartbeat(beat)) => heartbeat = Some(beat),
+                Some(Up::Heartbeat(beat)) => {
+                    measure(beat.clock_at_ms, now.as_millisecond());
+                    heartbeat = Some(beat);
+                }
                 Some(Up::Record(record)) => {
                     let bytes = u32::try_from(record.encoded_len()).unwrap_or(u32::MAX).min(BYTES_WAITING);
                     // The semaphore is never closed.
-                    let Ok(room) = room.clone().acquire_many_owned(bytes).await else { return End::Store };
-                    if records.send(Received { record, room }).await.is_err() {
+                    let Ok(own) = room.clone().acquire_many_owned(bytes).await else { return End::Store };
+                    let shared = self.service.room.clone().acquire_many_owned(bytes).await;
+                    let Ok(shared) = shared else { return End::Store };
+                    if records.send(Received { record, room: [own, shared] }).await.is_err() {
                         return End::Store;
                     }
                 }
@@ -322,14 +437,32 @@ impl Session {
         }
         drop(presence);
         let Some(live) = live else { return };
-        let noted = self.service.registry.update(self.id, |record| {
+        self.service.registry.note_seen(self.id, |record| {
             record.last_seen_at_ms = live.last_seen.as_millisecond();
             record.version = live.version;
             record.address = live.address.ip().to_canonical().to_string();
             record.capabilities = live.capabilities;
         });
-        if let Err(error) = noted.await {
-            tracing::warn!(satellite = %self.record.name, %error, "cannot note when it was last seen");
+    }
+}
+
+/// Where a session begins.
+struct Start {
+    /// What the server has of the epoch.
+    acked: u64,
+    /// The last sequence of what the satellite gathered while it was away; 0: it has no backlog.
+    backlog_until: u64,
+    clock_at_ms: i64,
+    received_at_ms: i64,
+}
+
+impl Start {
+    /// What the satellite may send to begin with.
+    fn credit(&self, health: &Health) -> u32 {
+        match (health, self.backlog_until) {
+            (Health::Good, 0) => LIVE_CREDIT,
+            (Health::Good, _) => WAITING_CREDIT,
+            _ => 0,
         }
     }
 }

@@ -1,8 +1,13 @@
 //! A peer that a test holds in its hand: one connection as whoever has an identity, saying on the wire what no honest
 //! program would say, when no honest program would.
 
+mod between;
+mod ledger;
 mod messages;
+mod pattern;
+mod synthetic;
 mod uplink;
+pub mod wire;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +29,11 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
+pub use self::between::{Between, Hands, Way};
+pub use self::ledger::{Breach, Ledger};
 pub use self::messages::{end, hello, host, now_ms, observations, run};
+pub use self::pattern::{Change, FLAPPING, Pattern};
+pub use self::synthetic::{Fleet, Synthetic};
 pub use self::uplink::{Heard, Uplink};
 
 use crate::deployment::{Deployment, Identity, Satellite};
@@ -44,17 +53,7 @@ impl Client {
     /// When the server lets nobody of that kind in.
     #[track_caller]
     pub fn open(from: &Host, deployment: &Deployment, identity: Option<&Identity>) -> Result<Self, String> {
-        let file = deployment.admin_file();
-        let root = Context::load(&file).and_then(|context| context.root(&file)).expect("the admin's context");
-        let config = match identity {
-            Some(identity) => {
-                let pem = format!("{}{}", identity.chain(), identity.key());
-                let own = identity::Identity::from_pem(&pem, Path::new("identity")).expect("an identity");
-                tls::client_config(&root, &own).expect("certificate and key belong together")
-            }
-            None => tls::pinned_config(pin::fingerprint(&root)).expect("TLS 1.3").0,
-        };
-        let dialer = Dialer { servers: vec![deployment.address()], proxy: None, tls: Arc::new(config) };
+        let dialer = dialer_of(deployment, identity);
         // Threads stay in the network of the one that made them.
         let runtime = from.inside(|| Builder::new_multi_thread().worker_threads(1).enable_all().build());
         let runtime = runtime.expect("threads");
@@ -120,6 +119,42 @@ impl Client {
         Ok(Uplink::new(self.runtime.handle().clone(), up, down))
     }
 
+    /// Calls an RPC with an encoded message; returns the encoded messages that it answers with, until the end of the
+    /// stream or the limit.
+    ///
+    /// # Errors
+    /// The server's, or the connection's.
+    pub fn ask_raw(&self, rpc: &str, request: Vec<u8>, limit: Duration) -> Result<Vec<Vec<u8>>, Status> {
+        let mut grpc = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(64 << 20);
+        let answers = within(self.runtime.handle(), limit, async {
+            grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+            let request = tonic::Request::new(request);
+            let mut stream = grpc.server_streaming(request, grpc_path(rpc), wire::Raw).await?.into_inner();
+            let mut answers = Vec::new();
+            while let Some(answer) = stream.message().await? {
+                answers.push(answer);
+            }
+            Ok(answers)
+        });
+        answers.unwrap_or_else(|| Err(Status::deadline_exceeded("the test's limit")))
+    }
+
+    /// Begins a scan whose events are read in the background and let go; dropping what it returns cancels it.
+    pub fn scan(&self, request: v1::ScanRequest) -> ScanCall {
+        let mut console = ConsoleClient::new(self.channel.clone());
+        let call = self.runtime.spawn(async move {
+            let mut events = console.scan(request).await?.into_inner();
+            let mut last = None;
+            while let Some(event) = events.message().await? {
+                if let Some(v1::scan_event::Event::End(end)) = event.event {
+                    last = Some(end);
+                }
+            }
+            Ok(last)
+        });
+        ScanCall { handle: self.runtime.handle().clone(), call: Some(call) }
+    }
+
     /// Begins a message of `claimed` bytes on a new stream, says only `said` of them, and falls silent.
     pub fn half_said(&self, rpc: &str, claimed: u32, said: usize) {
         let body = messages::frame(claimed, &vec![0; said]).chain(tokio_stream::pending());
@@ -154,6 +189,60 @@ impl Client {
     fn finish<T>(&self, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Status> {
         within(self.runtime.handle(), SOON, call).expect("an answer in time").map(tonic::Response::into_inner)
     }
+}
+
+/// What connects to a deployment's server as whoever holds `identity`, or as nobody.
+#[track_caller]
+fn dialer_of(deployment: &Deployment, identity: Option<&Identity>) -> Dialer {
+    let file = deployment.admin_file();
+    let root = Context::load(&file).and_then(|context| context.root(&file)).expect("the admin's context");
+    let config = match identity {
+        Some(identity) => {
+            let pem = format!("{}{}", identity.chain(), identity.key());
+            let own = identity::Identity::from_pem(&pem, Path::new("identity")).expect("an identity");
+            tls::client_config(&root, &own).expect("certificate and key belong together")
+        }
+        None => tls::pinned_config(pin::fingerprint(&root)).expect("TLS 1.3").0,
+    };
+    Dialer { servers: vec![deployment.address()], proxy: None, tls: Arc::new(config) }
+}
+
+type ScanOutcome = Result<Option<v1::SatelliteEnd>, Status>;
+
+/// A scan under way.
+pub struct ScanCall {
+    handle: Handle,
+    call: Option<tokio::task::JoinHandle<ScanOutcome>>,
+}
+
+impl ScanCall {
+    /// Waits for its end: the last satellite's, unless there was none; nothing when it does not come in time.
+    ///
+    /// # Errors
+    /// The server's, or the connection's.
+    pub fn wait(&mut self, limit: Duration) -> Option<ScanOutcome> {
+        let call = self.call.as_mut()?;
+        let ended = within(&self.handle, limit, call)?;
+        self.call = None;
+        Some(ended.unwrap_or_else(|error| Err(Status::internal(error.to_string()))))
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        self.call.as_ref().is_none_or(tokio::task::JoinHandle::is_finished)
+    }
+}
+
+impl Drop for ScanCall {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take() {
+            call.abort();
+        }
+    }
+}
+
+fn grpc_path(rpc: &str) -> http::uri::PathAndQuery {
+    format!("/{rpc}").parse().expect("a path")
 }
 
 fn post(

@@ -53,7 +53,7 @@ pub fn pems_below(directory: &Path) -> Vec<String> {
 impl Identity {
     /// Picks the leaf certificate and the key that belong together out of PEM blocks.
     #[track_caller]
-    pub(super) fn leaf_of(blocks: &[String]) -> Self {
+    pub fn leaf_of(blocks: &[String]) -> Self {
         let (certificates, rest): (Vec<_>, Vec<_>) =
             blocks.iter().cloned().partition(|block| block.contains("BEGIN CERTIFICATE-----"));
         let keys = rest.into_iter().filter(|block| block.contains("PRIVATE KEY-----"));

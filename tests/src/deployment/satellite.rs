@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::openssl::{Identity, pems_below};
-use super::{STOP_LIMIT, at_home, path_of};
+use super::{PORT, STOP_LIMIT, at_home, path_of};
 use crate::lab::{Finished, Host, Process, Program};
 
 /// A satellite on a host. It ends with the test, or when dropped.
@@ -97,6 +97,16 @@ impl Satellite {
     /// Writes its configuration file, as its administrator.
     pub fn write_config(&self, toml: &str) {
         fs::write(self.config_file(), toml).expect("a file below /run");
+    }
+
+    /// Makes it dial another port of the server's host from its next start on: whatever stands there is between them.
+    #[track_caller]
+    pub fn dial_port(&self, port: u16) {
+        let file = self.data_dir().join("enrollment.json");
+        let text = fs::read_to_string(&file).expect("it is enrolled");
+        let changed = text.replace(&format!(":{PORT}\""), &format!(":{port}\""));
+        assert_ne!(text, changed, "no server at port {PORT} in {text}");
+        fs::write(file, changed).expect("a file below /run");
     }
 
     /// Its certificate and key, found below its data directory wherever they lie.
