@@ -3,7 +3,9 @@
 #
 #   tests/run.sh [--long] [--seed N] [--threads N] [--bench]
 #
-#   --long       also the tests that take long (those marked #[ignore])
+#   --long       also the tests that take long (those marked #[ignore]), and the fault suites with 20,000 kills, 5,000
+#                broken links and 1,000 full disks instead of 200, 50 and 100; PORTOLAN_LONG_KILLS,
+#                PORTOLAN_LONG_PARTITIONS and PORTOLAN_LONG_DISK_FULL set other numbers, with or without --long
 #   --seed N     fixes what is random in the tests; printed otherwise, so that a failure can be repeated
 #   --threads N  tests at a time (default: twice the cores; lab tests mostly wait)
 #   --bench      afterwards measures the figures, in release mode
@@ -14,7 +16,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '2,14s/^# \{0,1\}//p' tests/run.sh; }
+usage() { sed -n '2,16s/^# \{0,1\}//p' tests/run.sh; }
 
 long=no bench=no seed=$((RANDOM * 32768 + RANDOM)) threads=$((2 * $(nproc)))
 while [ $# -gt 0 ]; do
@@ -37,6 +39,7 @@ say() { printf '\n== %s (%d s)\n' "$*" $((SECONDS - started)); }
 # What the tests use: command, Debian package, and whether the lab cannot be built without it.
 needed="ip:iproute2:yes ss:iproute2:no nft:nftables:yes unshare:util-linux:yes setpriv:util-linux:yes
   prlimit:util-linux:no openssl:openssl:no curl:curl:no jq:jq:no nmap:nmap:no ndiff:ndiff:no nginx:nginx-light:no
+  tar:tar:no gzip:gzip:no fallocate:util-linux:no
   sshd:openssh-server:no strace:strace:no script:bsdutils:no ssh-keygen:openssh-client:no redis-server:redis-server:no"
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
@@ -95,7 +98,12 @@ step cargo build --workspace --bins --locked
 
 export PORTOLAN_TEST_SEED=$seed PROPTEST_RNG_SEED=$seed
 test_options=(--test-threads="$threads")
-[ $long = no ] || test_options+=(--include-ignored)
+if [ $long = yes ]; then
+  test_options+=(--include-ignored)
+  export PORTOLAN_LONG_KILLS=${PORTOLAN_LONG_KILLS:-20000}
+  export PORTOLAN_LONG_PARTITIONS=${PORTOLAN_LONG_PARTITIONS:-5000}
+  export PORTOLAN_LONG_DISK_FULL=${PORTOLAN_LONG_DISK_FULL:-1000}
+fi
 say "cargo test --workspace, $threads at a time, seed $seed"
 tests_ok=yes
 cargo test --workspace --locked --no-fail-fast -- "${test_options[@]}" 2>&1 | tee "$log" || tests_ok=no
@@ -128,6 +136,11 @@ fi
 if [ "$skipped" -gt 0 ]; then
   say "skipped"
   grep -ao 'SKIPPED: .*' "$log"
+fi
+
+if grep -aq 'FIGURE: ' "$log"; then
+  say "measured on the way, seed $seed"
+  grep -ao 'FIGURE: .*' "$log" | sed 's/^FIGURE: /  /'
 fi
 
 say "done"

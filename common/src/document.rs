@@ -19,6 +19,7 @@
 mod duration;
 mod reader;
 mod report;
+mod size;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ use std::ops::Range;
 pub use duration::{duration_text, parse_duration};
 pub use reader::{At, Reader};
 pub use report::{Mistake, Mistakes};
+pub use size::{parse_size, size_text};
 
 /// The longest file that is read, in bytes.
 pub const MAX_FILE: usize = 4 * 1024 * 1024;

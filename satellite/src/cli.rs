@@ -2,12 +2,13 @@
 
 use crate::data_dir::DataDir;
 use crate::enroll::{self, EnrollError, ScopeOrigin, parse_proxy};
-use crate::run;
+use crate::run::{self, RunError};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use nix::sys::stat::{Mode, umask};
+use portolan_daemon::signals;
 use std::path::PathBuf;
-use tokio::signal::unix::{SignalKind, signal};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Portolan's satellite: scans from inside a segment and streams what it sees to the server.
@@ -58,6 +59,9 @@ impl Place {
 fn proxy_url(text: &str) -> Result<String, EnrollError> {
     parse_proxy(text).map(|_| text.to_owned())
 }
+
+/// How long blocking threads may hold up the end of the process.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// Does what the command line says.
 ///
@@ -112,23 +116,16 @@ fn enroll(token: String, place: Place, proxy: Option<&str>) -> anyhow::Result<()
 fn run(place: Place) -> anyhow::Result<()> {
     let (data, config) = place.resolve();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let shutdown = CancellationToken::new();
-        tokio::spawn(watch_signals(shutdown.clone()));
-        run::run(data, config, shutdown).await.context("cannot run the satellite")
-    })
-}
-
-async fn watch_signals(shutdown: CancellationToken) {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("cannot listen for signals; end the satellite with SIGKILL");
-        return;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    shutdown.cancel();
+        signals::listen(shutdown.clone(), None).context("cannot run the satellite")?;
+        run::run(data, config, shutdown).await.map_err(|error| {
+            let started = matches!(error, RunError::Task(_));
+            let what = if started { "the satellite stopped" } else { "cannot run the satellite" };
+            anyhow::Error::new(error).context(what)
+        })
+    });
+    // A name may still be looked up on a blocking thread; nobody waits for it any more.
+    runtime.shutdown_timeout(LINGER);
+    result
 }

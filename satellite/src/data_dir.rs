@@ -91,6 +91,11 @@ impl DataDir {
         self.0.join("assignment.json")
     }
 
+    /// The spool's own directory.
+    pub fn spool_dir(&self) -> PathBuf {
+        self.0.join("spool")
+    }
+
     /// The administrator's file, unless `--config` names another.
     pub fn default_config_file(&self) -> PathBuf {
         self.0.join("satellite.toml")

@@ -130,7 +130,7 @@ pub async fn enroll(
     // Whatever is wrong with the local files is found before the token is used.
     files::create_private_dir(data.path())?;
     let _lock = data.lock()?;
-    let standing = if config_file.exists() { Some(config::load(config_file)?) } else { None };
+    let standing = if config_file.exists() { Some(config::load(config_file)?.scope) } else { None };
     let request = pending_key(data)?;
 
     let pinned: [u8; 32] =

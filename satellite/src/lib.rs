@@ -12,4 +12,5 @@ pub mod resolve;
 pub mod run;
 pub mod scans;
 pub mod scope_watch;
+pub mod spool;
 pub mod uplink;

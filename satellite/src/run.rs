@@ -1,4 +1,4 @@
-//! The running satellite: scope, engine, outbox, uplink, ended in order.
+//! The running satellite: scope, engine, spool, uplink; one task list, ended in order, each stage within its time.
 
 use crate::assignment::Assignment;
 use crate::config::{self, ConfigError};
@@ -7,13 +7,14 @@ use crate::engine::{EngineContext, SharedLimits};
 use crate::enroll::{EnrollError, parse_proxy};
 use crate::scans::Scans;
 use crate::scope_watch;
-use crate::uplink::outbox::Outbox;
-use crate::uplink::{Uplink, UplinkError};
+use crate::spool::Spool;
+use crate::uplink::Uplink;
 use arc_swap::ArcSwap;
-use portolan_common::ids::Epoch;
 use portolan_common::scope::Guard;
+use portolan_daemon::{TaskFailed, Tasks};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -21,7 +22,14 @@ use uuid::Uuid;
 /// Progress messages between the scans and the uplink; more are lost.
 const PROGRESS: usize = 16;
 
-/// A satellite that cannot run.
+/// The stages of the end and how long each may take, in their order: scans stop, their last results still go up; the
+/// uplink ends; what is spooled is on the disk; what runs by itself stops.
+const SCANS: Duration = Duration::from_secs(2);
+const UPLINK: Duration = Duration::from_secs(2);
+const SPOOL: Duration = Duration::from_secs(3);
+const BACKGROUND: Duration = Duration::from_secs(1);
+
+/// A satellite that cannot run, or that stopped because a part of it failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The data directory cannot be used.
@@ -33,42 +41,69 @@ pub enum RunError {
     /// The proxy in the enrollment is no URL.
     #[error(transparent)]
     Proxy(#[from] EnrollError),
-    /// The uplink ended for good.
+    /// The spool's thread cannot be started.
+    #[error("cannot start the spool's thread: {0}")]
+    Spool(#[source] std::io::Error),
+    /// A task failed, and everything else ended for it. Of a satellite that was revoked it is the uplink.
     #[error(transparent)]
-    Uplink(#[from] UplinkError),
+    Task(#[from] TaskFailed),
 }
 
 /// Runs until `shutdown`.
 ///
 /// # Errors
-/// [`RunError`] when it cannot start, or when the satellite was revoked.
+/// [`RunError`] when it cannot start, or when one of its tasks fails: the uplink when the satellite was revoked.
 pub async fn run(data: DataDir, config_file: PathBuf, shutdown: CancellationToken) -> Result<(), RunError> {
     let enrollment = data.enrollment()?;
     let _lock = data.lock()?;
     let stamp = scope_watch::stamp(&config_file);
-    let scope = config::load(&config_file)?;
-    if scope.allow.is_empty() {
+    let config = config::load(&config_file)?;
+    if config.scope.allow.is_empty() {
         tracing::warn!(file = %config_file.display(), "the scope allows nothing: every scan will be refused");
     }
-    let guard = Arc::new(ArcSwap::from_pointee(Guard::new(scope)));
+    let guard = Arc::new(ArcSwap::from_pointee(Guard::new(config.scope)));
     let context = EngineContext { guard: guard.clone(), limits: Arc::new(SharedLimits::new()) };
-    let outbox = Arc::new(Outbox::new(Epoch(Uuid::new_v4())));
+    let spool = Arc::new(Spool::open(&data.spool_dir(), config.spool).map_err(RunError::Spool)?);
     let (progress_sender, progress) = mpsc::channel(PROGRESS);
-    let scans = Arc::new(Scans::new(context, outbox.clone(), progress_sender));
+    let scans = Arc::new(Scans::new(context, spool.clone(), progress_sender));
     let uplink = Uplink {
         assignment: Assignment::load(&data),
         data,
         servers: enrollment.servers,
         proxy: enrollment.proxy.as_deref().map(parse_proxy).transpose()?,
-        outbox,
+        spool: spool.clone(),
         scans: scans.clone(),
         progress,
+        process: Uuid::new_v4(),
+        reconnect_spread: Duration::ZERO,
     };
     tracing::info!(satellite = %enrollment.name, version = env!("CARGO_PKG_VERSION"), "starting");
-    let watching = tokio::spawn(scope_watch::watch(config_file, stamp, guard));
-    let result = uplink.run(shutdown).await;
-    watching.abort();
-    scans.cancel_all();
+    let mut tasks = Tasks::new(shutdown);
+    let stopping_scans = tasks.stage("scans", SCANS);
+    let ending_uplink = tasks.stage("uplink", UPLINK);
+    let closing_spool = tasks.stage("spool", SPOOL);
+    let background = tasks.stage("background", BACKGROUND);
+    let last_results = spool.clone();
+    tasks.spawn(stopping_scans, "end of scans", |stop| async move {
+        stop.cancelled().await;
+        scans.stop().await;
+        // The uplink still stands; what it does not get rid of goes after the next start.
+        last_results.settled().await;
+        Ok(())
+    });
+    tasks.spawn(ending_uplink, "uplink", |stop| async move { Ok(uplink.run(stop).await?) });
+    tasks.spawn(closing_spool, "spool", |stop| async move {
+        tokio::select! {
+            () = stop.cancelled() => spool.close().await,
+            () = spool.ended() => return Err("its thread ended; nothing can be kept any more".into()),
+        }
+        Ok(())
+    });
+    tasks.spawn(background, "scope file", |stop| async move {
+        stop.run_until_cancelled(scope_watch::watch(config_file, stamp, guard, config.spool)).await;
+        Ok(())
+    });
+    tasks.run().await?;
     tracing::info!("stopped");
-    Ok(result?)
+    Ok(())
 }

@@ -1,8 +1,8 @@
-//! The scans that run here: each resolves its names, sweeps, and puts what it sees into the outbox as it comes.
+//! The scans that run here: each resolves its names, sweeps, and puts what it sees into the spool as it comes.
 
 use crate::engine::{self, EngineContext, Method, Outcome, Refusal, SweepEvent, SweepRequest, SweepSummary};
 use crate::resolve;
-use crate::uplink::outbox::Outbox;
+use crate::spool::Spool;
 use jiff::Timestamp;
 use portolan_common::addresses::AddressSet;
 use portolan_common::ids::ScanId;
@@ -20,12 +20,15 @@ use tokio_util::sync::CancellationToken;
 
 /// Hosts that a batch gathers at most, …
 const BATCH_HOSTS: usize = 1024;
-/// … bytes (over a slow link a batch must pass well within the time that the server waits for a sign of life), …
-const BATCH_BYTES: usize = 32 * 1024;
+/// … bytes (over a slow link a batch must pass well within the time that the server waits for a sign of life,
+/// and with its header it fits the 32 KiB that the spool's file gives it), …
+const BATCH_BYTES: usize = 31 * 1024;
 /// … and how long it waits for more.
 const BATCH_WAIT: Duration = Duration::from_millis(50);
 /// Events between the engine and the batches.
 const EVENTS: usize = 1024;
+/// How often the last scans are looked for while the satellite shuts down.
+const STOP_POLL: Duration = Duration::from_millis(20);
 /// Scans at once.
 const MAX_SCANS: usize = 64;
 /// The end of a scan must fit into one message of the uplink whatever was scanned: bytes of its refusals, …
@@ -40,19 +43,18 @@ const MAX_SHOWN: usize = 400;
 /// See the module.
 pub struct Scans {
     context: EngineContext,
-    outbox: Arc<Outbox>,
+    spool: Arc<Spool>,
     progress: mpsc::Sender<v1::ScanProgress>,
     running: Mutex<HashMap<ScanId, CancellationToken>>,
+    /// Cancelled when the satellite ends: nothing is begun any more.
+    ending: CancellationToken,
 }
 
 impl Scans {
     /// None at first. `progress` is sent only while there is room.
-    pub fn new(
-        context: EngineContext,
-        outbox: Arc<Outbox>,
-        progress: mpsc::Sender<v1::ScanProgress>,
-    ) -> Self {
-        Self { context, outbox, progress, running: Mutex::default() }
+    pub fn new(context: EngineContext, spool: Arc<Spool>, progress: mpsc::Sender<v1::ScanProgress>) -> Self {
+        let ending = CancellationToken::new();
+        Self { context, spool, progress, running: Mutex::default(), ending }
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<ScanId, CancellationToken>> {
@@ -70,7 +72,10 @@ impl Scans {
             tracing::warn!("a scan without an id");
             return;
         };
-        let cancel = CancellationToken::new();
+        if self.ending.is_cancelled() {
+            return;
+        }
+        let cancel = self.ending.child_token();
         let crowded = {
             let mut table = self.table();
             if table.contains_key(&id) {
@@ -91,7 +96,14 @@ impl Scans {
                 // A panic in one scan ends that scan, and says so.
                 let task = tokio::spawn({
                     let scans = scans.clone();
-                    async move { scans.sweep(id, start, cancel).await }
+                    async move {
+                        // On the disk before the first probe: a scan that a crash cuts off is reported as failed.
+                        tokio::select! {
+                            () = scans.spool.begin(id) => {}
+                            () = cancel.cancelled() => return cancelled(),
+                        }
+                        scans.sweep(id, start, cancel).await
+                    }
                 });
                 task.await.unwrap_or_else(|error| failed(format!("the scan stopped unexpectedly: {error}")))
             };
@@ -100,8 +112,8 @@ impl Scans {
                 finished_at_ms: Timestamp::now().as_millisecond(),
                 ..end
             };
-            scans.outbox.push(id, v1::record::Body::End(end), Instant::now()).await;
-            // Only now: until its end is in the outbox, the scan counts as running.
+            scans.spool.push(id, v1::record::Body::End(end)).await;
+            // Only now: until its end is in the spool, the scan counts as running.
             scans.table().remove(&id);
         });
     }
@@ -113,10 +125,11 @@ impl Scans {
         }
     }
 
-    /// Stops everything: the satellite shuts down.
-    pub fn cancel_all(&self) {
-        for cancel in self.table().values() {
-            cancel.cancel();
+    /// Stops everything, since the satellite shuts down; returns once the ends of all scans are in the spool.
+    pub async fn stop(&self) {
+        self.ending.cancel();
+        while !self.table().is_empty() {
+            tokio::time::sleep(STOP_POLL).await;
         }
     }
 
@@ -202,7 +215,7 @@ impl Scans {
             return;
         }
         let body = v1::record::Body::Observations(std::mem::take(batch));
-        self.outbox.push(id, body, Instant::now()).await;
+        self.spool.push(id, body).await;
     }
 }
 

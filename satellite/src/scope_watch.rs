@@ -1,6 +1,7 @@
 //! Takes over the scope file when it changes; what is invalid changes nothing and is said.
 
 use crate::config;
+use crate::spool::SpoolSettings;
 use arc_swap::ArcSwap;
 use portolan_common::scope::Guard;
 use std::os::unix::fs::MetadataExt as _;
@@ -12,8 +13,13 @@ use std::time::Duration;
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Watches `file` for ever. `known` is its stamp from before it was read into `guard`, so that no edit in between is
-/// missed.
-pub async fn watch(file: PathBuf, mut known: Option<Stamp>, guard: Arc<ArcSwap<Guard>>) {
+/// missed; `spool` is what was read of the spool.
+pub async fn watch(
+    file: PathBuf,
+    mut known: Option<Stamp>,
+    guard: Arc<ArcSwap<Guard>>,
+    mut spool: SpoolSettings,
+) {
     loop {
         tokio::time::sleep(PERIOD).await;
         let now = stamp(&file);
@@ -22,10 +28,14 @@ pub async fn watch(file: PathBuf, mut known: Option<Stamp>, guard: Arc<ArcSwap<G
         }
         known = now;
         match config::load(&file) {
-            Ok(scope) if scope == *guard.load().scope() => {}
-            Ok(scope) => {
-                tracing::info!(file = %file.display(), "the scope changed");
-                guard.store(Arc::new(Guard::new(scope)));
+            Ok(config) => {
+                if config.scope != *guard.load().scope() {
+                    tracing::info!(file = %file.display(), "the scope changed");
+                    guard.store(Arc::new(Guard::new(config.scope)));
+                }
+                if std::mem::replace(&mut spool, config.spool) != config.spool {
+                    tracing::warn!(file = %file.display(), "[spool] changed: it holds from the next start on");
+                }
             }
             Err(error) => tracing::error!("the scope stays as it was: {error}"),
         }

@@ -3,14 +3,14 @@
 use crate::config::Config;
 use crate::data_dir::{DataDir, NameError, split_name};
 use crate::run::RunError;
-use crate::{init, run};
+use crate::{backup, doctor, init, run};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 use nix::sys::stat::{Mode, umask};
 use portolan_daemon::signals;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -53,6 +53,49 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Back up the whole server into one file, while it runs or while it does not
+    #[command(after_help = "Examples:\n  portolan-server backup /backup/portolan-$(date +%F)\n  \
+                            portolan-server backup - | ssh vault 'cat > portolan.backup'\n\n\
+                            The file holds the certificate authority's private key: keep it as safe as the server.")]
+    Backup {
+        /// Where to; `-` is the standard output
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// As given to `init`
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/portolan-server")]
+        data_dir: PathBuf,
+        /// Overwrite FILE
+        #[arg(long)]
+        force: bool,
+    },
+    /// Put a backup back
+    #[command(
+        after_help = "Examples:\n  portolan-server restore portolan.backup --data-dir /var/lib/portolan-server\n  \
+                            portolan-server restore /var/lib/portolan-server/exports/store.export --store-only"
+    )]
+    Restore {
+        /// What `backup` wrote, or an export
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Where to; it must hold no server, unless only the store is put back
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/portolan-server")]
+        data_dir: PathBuf,
+        /// Put only the store back, into the server that the backup was made of; the old store is kept
+        #[arg(long)]
+        store_only: bool,
+    },
+    /// Look for damage in a server that is stopped, and repair it
+    Doctor {
+        /// As given to `init`
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/portolan-server")]
+        data_dir: PathBuf,
+        /// Repair what can be; nothing is deleted, what is replaced is kept
+        #[arg(long)]
+        repair: bool,
+        /// How to print what was found
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
     /// Issue another operator's certificate, or a new one for one that expired
     #[command(after_help = "Example:\n  portolan-server admin --name alice --admin-out alice.toml\n  \
                             (on alice's machine: portolan --context alice.toml status)")]
@@ -67,6 +110,12 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         admin_out: Option<PathBuf>,
     },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    Table,
+    Json,
 }
 
 fn server_name(text: &str) -> Result<String, NameError> {
@@ -107,6 +156,11 @@ pub fn execute(cli: Cli) -> anyhow::Result<()> {
             println!("Valid until {:.0}", made.expires);
             Ok(())
         }
+        Command::Backup { file, data_dir, force } => make_backup(&DataDir::new(&data_dir), &file, force),
+        Command::Restore { file, data_dir, store_only } => {
+            restore(&DataDir::new(&data_dir), &file, store_only)
+        }
+        Command::Doctor { data_dir, repair, output } => examine(&DataDir::new(&data_dir), repair, output),
         Command::Run { data_dir, listen, config } => serve(DataDir::new(&data_dir), listen, config),
     }
 }
@@ -139,10 +193,90 @@ fn serve(data: DataDir, listen: SocketAddr, config: Option<PathBuf>) -> anyhow::
     result
 }
 
+fn make_backup(data: &DataDir, file: &Path, force: bool) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let stop = CancellationToken::new();
+    runtime.block_on(async { signals::listen(stop.clone(), None) }).context("cannot make a backup")?;
+    let to_file = (file != Path::new("-")).then_some(file);
+    let made = backup::backup(data, to_file, force, &runtime, &stop).context("cannot make a backup")?;
+    let contents = made.contents;
+    let whether = if made.while_running { "while the server ran" } else { "while no server ran" };
+    let mut words = format!(
+        "Backed up deployment {} {whether}: {} entries up to commit {}, {} files, {} bytes\n",
+        contents.deployment,
+        contents.entries,
+        contents.sums.commit,
+        contents.files.len(),
+        contents.bytes
+    );
+    match to_file {
+        Some(file) => {
+            words += &format!("Written to {} and read back: it is whole and adds up\n", file.display())
+        }
+        None => {
+            words += "Written to the standard output; every frame and the SHA-256 were right on the way\n"
+        }
+    }
+    words +=
+        "It holds the certificate authority's private key: whoever has it can be this server. Keep it safe.";
+    if to_file.is_some() {
+        println!("{words}");
+    } else {
+        eprintln!("{words}");
+    }
+    Ok(())
+}
+
+fn restore(data: &DataDir, file: &Path, store_only: bool) -> anyhow::Result<()> {
+    let restored = backup::restore(file, data, store_only, Timestamp::now()).context("cannot restore")?;
+    let contents = restored.contents;
+    println!(
+        "Restored {} of deployment {} to {}: {} entries up to commit {}, as of {:.0}",
+        if store_only { "the store" } else { "the server" },
+        contents.deployment,
+        data.path().display(),
+        contents.entries,
+        contents.sums.commit,
+        contents.created_at
+    );
+    if let Some(kept) = restored.replaced {
+        println!("The store that was there is kept as {}", kept.display());
+    }
+    println!("Satellites send again what they kept since then (72 h by default); nothing is counted twice.");
+    println!();
+    println!("Next: portolan-server run --data-dir {}", data.path().display());
+    Ok(())
+}
+
+fn examine(data: &DataDir, repair: bool, output: Output) -> anyhow::Result<()> {
+    // sled panics on some kinds of damage; what that means is in the report.
+    std::panic::set_hook(Box::new(|panic| tracing::debug!(%panic, "a panic while looking at damage")));
+    let report = doctor::run(data, repair, Timestamp::now()).context("cannot examine the server")?;
+    match output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        Output::Table => {
+            for words in &report.repaired {
+                println!("repaired  {words}");
+            }
+            for finding in &report.findings {
+                let mark = if finding.ok { "ok    " } else { "WRONG " };
+                let todo =
+                    if finding.todo.is_empty() { String::new() } else { format!("; {}", finding.todo) };
+                println!("{mark}  {}: {}{todo}", finding.subject, finding.found);
+            }
+            if report.well && !report.repaired.is_empty() {
+                println!("\nNext: portolan-server run --data-dir {}", data.path().display());
+            }
+        }
+    }
+    anyhow::ensure!(report.well, "not all is well with {}; see above", data.path().display());
+    Ok(())
+}
+
 fn read_config(path: Option<PathBuf>) -> anyhow::Result<Config> {
     let path = match path {
         Some(path) => path,
-        None if std::path::Path::new(CONFIG).exists() => PathBuf::from(CONFIG),
+        None if Path::new(CONFIG).exists() => PathBuf::from(CONFIG),
         None => return Ok(Config::default()),
     };
     let text = portolan_transport::files::read_text(&path, MAX_CONFIG_BYTES)?;

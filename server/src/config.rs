@@ -1,10 +1,13 @@
 //! `server.toml`: everything has a default, so the file may be absent.
 
 use jiff::SignedDuration;
-use portolan_common::document::{self, Mistakes, Reader};
+use portolan_common::document::{self, Flaw, Mistakes, Reader};
 use std::time::Duration;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+const MIN_FREE: std::ops::RangeInclusive<u64> = 0..=1 << 50;
+const EXPORT_EVERY: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(600)..=Duration::from_secs(7 * 24 * 3600);
 
 /// The server's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +18,8 @@ pub struct Config {
     pub satellite_certificate_life: SignedDuration,
     /// Bytes that must be free on the store's file system for observations to be taken.
     pub min_free: u64,
+    /// How often the store is exported beside itself; `None`: never.
+    pub export_every: Option<Duration>,
     /// `/metrics` without a certificate.
     pub public_metrics: bool,
     /// Connections that have not proved who they are, from one address (IPv6: /64).
@@ -29,6 +34,7 @@ impl Default for Config {
             retention: SignedDuration::from_hours(24 * 400),
             satellite_certificate_life: SignedDuration::from_hours(24 * 30),
             min_free: crate::store::MIN_FREE,
+            export_every: Some(Duration::from_secs(3600)),
             public_metrics: false,
             unauthenticated_per_address: 64,
             unauthenticated_total: 4096,
@@ -55,7 +61,10 @@ impl Config {
             satellite_certificate_life: root
                 .duration("satellite_certificate_life", Duration::from_secs(10)..=DAY * 398)
                 .map_or(default.satellite_certificate_life, |d| signed(d.value)),
-            min_free: default.min_free,
+            min_free: root.size("min_free", MIN_FREE).map_or(default.min_free, |size| size.value),
+            export_every: root
+                .parse_with("export_every", export_every)
+                .map_or(default.export_every, |every| every.value),
             public_metrics: root
                 .choice("metrics", &[("operator", false), ("anyone", true)])
                 .map_or(default.public_metrics, |choice| choice.value),
@@ -69,6 +78,18 @@ impl Config {
     }
 }
 
+/// `never`, or a duration.
+fn export_every(text: &str) -> Result<Option<Duration>, Flaw> {
+    if text == "never" {
+        return Ok(None);
+    }
+    let every = document::parse_duration(text)?;
+    if EXPORT_EVERY.contains(&every) {
+        return Ok(Some(every));
+    }
+    Err(Flaw::new("`export_every` is out of range").hint("it must be from 10m to 7d, or \"never\""))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +97,17 @@ mod tests {
     #[test]
     fn an_empty_file_is_the_default() {
         assert_eq!(Config::from_toml("server.toml", "").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn exports_and_room() {
+        let read = |text: &str| Config::from_toml("server.toml", text);
+        let config = read("export_every = \"2h\"\nmin_free = \"1GiB\"").unwrap();
+        assert_eq!((config.export_every, config.min_free), (Some(Duration::from_secs(7200)), 1 << 30));
+        assert_eq!(read("export_every = \"never\"").unwrap().export_every, None);
+        for wrong in ["5m", "8d", "0", "often"] {
+            assert!(read(&format!("export_every = \"{wrong}\"")).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -89,6 +89,21 @@ impl DataDir {
         self.0.join("deployment.toml")
     }
 
+    /// The socket on which a running server answers whoever may read this directory.
+    pub fn control_socket(&self) -> PathBuf {
+        self.0.join("control.sock")
+    }
+
+    /// Where the hourly exports are.
+    pub fn exports(&self) -> PathBuf {
+        self.0.join("exports")
+    }
+
+    /// The journal of revocations.
+    pub fn revocations(&self) -> PathBuf {
+        self.0.join(crate::revocations::FILE)
+    }
+
     /// Reads `deployment.toml`.
     ///
     /// # Errors

@@ -112,7 +112,7 @@ pub fn init(
 
 /// What an `init` that died half-way leaves behind.
 fn is_leftover(name: &str) -> bool {
-    matches!(name, "ca" | "store" | "lock" | "server.pem") || name.ends_with(".tmp")
+    matches!(name, "ca" | "store" | "high-water" | "lock" | "server.pem") || name.ends_with(".tmp")
 }
 
 /// Without `deployment.toml` nothing of it was ever used.

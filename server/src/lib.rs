@@ -4,11 +4,15 @@
 //! reach at all ([`authorization`]). Observations are acked only after a durable commit ([`store`]).
 
 pub mod authorization;
+pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod console;
+pub mod control;
 pub mod data_dir;
+pub mod doctor;
 pub mod enrollment;
+pub mod export;
 pub mod http;
 pub mod init;
 pub mod listener;
@@ -17,6 +21,7 @@ pub mod peer;
 pub mod pki;
 pub mod problems;
 pub mod registry;
+pub mod revocations;
 pub mod run;
 pub mod scans;
 pub mod store;

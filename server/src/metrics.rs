@@ -56,10 +56,11 @@ impl Default for Metrics {
             counter("records_repeated", "Records that were committed before and came again");
         let hosts = counter("hosts_observed", "Host observations committed");
         let hosts_malformed = counter("hosts_malformed", "Host observations dropped as malformed");
-        let records_missing = counter("records_missing", "Sequence numbers that never arrived and were not accounted for");
-        let hosts_dropped = counter("hosts_dropped", "Host observations that satellites dropped and accounted for");
-        let rewinds =
-            counter("rewinds", "Satellites asked again for records that had been acked");
+        let records_missing =
+            counter("records_missing", "Sequence numbers that never arrived and were not accounted for");
+        let hosts_dropped =
+            counter("hosts_dropped", "Host observations that satellites dropped and accounted for");
+        let rewinds = counter("rewinds", "Satellites asked again for records that had been acked");
         let port_changes = counter("port_changes", "State changes of single ports");
         let satellites = Family::default();
         registry.register("satellites", "Satellites by status", satellites.clone());

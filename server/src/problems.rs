@@ -171,7 +171,9 @@ impl Problems {
             tell(Severity::Critical, "store-damaged", "", message, at.as_millisecond());
         }
         if let Some((at, why)) = &*self.export.lock().unwrap_or_else(PoisonError::into_inner) {
-            let message = format!("the last export of the store failed, so `doctor --repair` would have an older one: {why}");
+            let message = format!(
+                "the last export of the store failed, so `doctor --repair` would have an older one: {why}"
+            );
             tell(Severity::Warning, "export-failed", "", message, at.as_millisecond());
         }
         for ((event, satellite), record) in self.happened().iter() {
@@ -179,12 +181,19 @@ impl Problems {
                 continue;
             }
             let name = self.registry.get(*satellite).map(|record| record.name).unwrap_or_default();
-            tell(event.severity(), event.kind(), &name, event.message(record.count, &name), record.first_at_ms);
+            tell(
+                event.severity(),
+                event.kind(),
+                &name,
+                event.message(record.count, &name),
+                record.first_at_ms,
+            );
         }
         for (satellite, live) in self.hub.all() {
             let name = || self.registry.get(satellite).map(|record| record.name).unwrap_or_default();
             if !live.spool_error.is_empty() {
-                let message = format!("its spool takes nothing, so its scans stand still: {}", live.spool_error);
+                let message =
+                    format!("its spool takes nothing, so its scans stand still: {}", live.spool_error);
                 tell(Severity::Critical, "spool-error", &name(), message, 0);
             }
             if let Some(skew) = live.clock_skew_ms.filter(|skew| skew.abs() > SKEW_MS) {
@@ -196,9 +205,7 @@ impl Problems {
                 tell(Severity::Warning, "clock-skew", &name(), message, 0);
             }
         }
-        problems.sort_by(|a, b| {
-            (b.severity, &a.kind, &a.subject).cmp(&(a.severity, &b.kind, &b.subject))
-        });
+        problems.sort_by(|a, b| (b.severity, &a.kind, &a.subject).cmp(&(a.severity, &b.kind, &b.subject)));
         problems.truncate(MAX_TOLD);
         problems
     }

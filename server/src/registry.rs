@@ -5,6 +5,7 @@
 
 use crate::pki::PkiError;
 use crate::pki::authority::{Authority, Issued};
+use crate::revocations::{self, Journal};
 use crate::store::{SatelliteRecord, Store, StoreError, TokenRecord};
 use jiff::{SignedDuration, Timestamp};
 use portolan_common::ids::SatelliteId;
@@ -25,6 +26,7 @@ pub const TOKEN_LIFE_DEFAULT: SignedDuration = SignedDuration::from_hours(1);
 /// See the module.
 pub struct Registry {
     store: Store,
+    journal: Journal,
     records: RwLock<HashMap<SatelliteId, SatelliteRecord>>,
     revocations: watch::Sender<u64>,
     changing: tokio::sync::Mutex<()>,
@@ -110,12 +112,27 @@ impl Registry {
         for record in store.satellites()? {
             records.insert(record.satellite_id()?, record);
         }
+        let journal = Journal::at(store.beside(revocations::FILE));
+        let mut unwritten = HashSet::new();
+        let kept =
+            journal.read().map_err(|error| StoreError::Directory { path: error.path, cause: error.cause })?;
+        for line in kept.damaged {
+            tracing::error!(path = %journal.path().display(), line, "a line of the revocations is damaged");
+        }
+        for (id, at) in kept.revoked {
+            if let Some(record) = records.get_mut(&id).filter(|record| record.revoked_at_ms == 0) {
+                tracing::warn!(satellite = record.name, "it was revoked, which the store had lost");
+                record.revoked_at_ms = at.as_millisecond().max(1);
+                unwritten.insert(id);
+            }
+        }
         Ok(Self {
             store,
+            journal,
             records: RwLock::new(records),
             revocations: watch::Sender::new(0),
             changing: tokio::sync::Mutex::default(),
-            seen: Mutex::default(),
+            seen: Mutex::new(unwritten),
         })
     }
 
@@ -366,7 +383,26 @@ impl Registry {
         }
         self.revocations.send_modify(|count| *count += 1);
         at_once(id);
-        self.update(id, |_| {}).await.map_err(RegistryError::NotKept)
+        let journal = self.journal.clone();
+        let noted = tokio::task::spawn_blocking(move || journal.append(id, now)).await;
+        let stored = self.update(id, |_| {}).await;
+        // One of the two is enough to keep it; the other is mended with the next start.
+        match (noted, stored) {
+            (Ok(Ok(())), Ok(())) => Ok(()),
+            (Ok(Ok(())), Err(error)) => {
+                tracing::error!(%error, "a revocation could not be written to the store; its journal keeps it");
+                Ok(())
+            }
+            (Ok(Err(error)), Ok(())) => {
+                tracing::error!(%error, "a revocation could not be written to its journal; the store keeps it");
+                Ok(())
+            }
+            (Err(error), Ok(())) => {
+                tracing::error!(%error, "a revocation could not be written to its journal; the store keeps it");
+                Ok(())
+            }
+            (_, Err(error)) => Err(RegistryError::NotKept(error)),
+        }
     }
 
     /// Forgets a revoked or pending satellite and frees its name.
@@ -480,6 +516,28 @@ mod tests {
         assert!(matches!(renew(&newer).await, Err(RedeemError::Request(_))), "not twice in a row");
         f.registry.revoke("office-1", f.now, |_| {}).await.unwrap();
         assert!(matches!(renew(&newer).await, Err(RedeemError::Void)));
+    }
+
+    /// Neither a restored store nor one that went back lets anybody in again.
+    #[tokio::test]
+    async fn a_revocation_outlives_the_store_that_it_was_written_to() {
+        let f = fixture();
+        let csr = KeyRequest::generate().unwrap().csr_der;
+        f.add(b"secret").await.unwrap();
+        f.redeem(b"secret", &csr, f.now).await.unwrap();
+        let before = f.registry.find("office-1").unwrap();
+        let id = before.satellite_id().unwrap();
+        f.registry.revoke("office-1", f.now, |_| {}).await.unwrap();
+        f.registry.store.put_satellite(SatelliteRecord { revoked_at_ms: 0, ..before }, None).await.unwrap();
+        assert_eq!(f.registry.store.satellites().unwrap()[0].revoked_at_ms, 0, "the store went back");
+        let again = Registry::load(f.registry.store.clone()).unwrap();
+        assert!(!again.in_good_standing(id));
+        again.flush_seen().await.unwrap();
+        assert_eq!(
+            again.store.satellites().unwrap()[0].revoked_at_ms,
+            f.now.as_millisecond(),
+            "and is mended"
+        );
     }
 
     #[tokio::test]

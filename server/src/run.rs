@@ -2,8 +2,10 @@
 
 use crate::config::Config;
 use crate::console::ConsoleService;
+use crate::control::{Control, ControlSocket};
 use crate::data_dir::{self, DataDir, DataDirError, NameError};
 use crate::enrollment::EnrollmentService;
+use crate::export::{self, Exports};
 use crate::http::{self, HttpState};
 use crate::listener::{self, Admission, Closing, Limits, Services, Shared};
 use crate::metrics::Metrics;
@@ -11,10 +13,10 @@ use crate::peer::Identifier;
 use crate::pki::PkiError;
 use crate::pki::authority::Authority;
 use crate::pki::server_certificate::{Refresh, ServerCertificate};
+use crate::problems::Problems;
 use crate::registry::Registry;
 use crate::scans::Scans;
 use crate::store::{Health, Store, StoreError};
-use crate::problems::Problems;
 use crate::uplink::{Hub, Replays, UplinkService};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -152,7 +154,7 @@ pub async fn run(
         store: store.clone(),
         registry: registry.clone(),
         hub,
-        problems,
+        problems: problems.clone(),
         scans: scans.clone(),
         certificate: certificate.clone(),
         deployment: id,
@@ -212,6 +214,29 @@ pub async fn run(
     tasks.spawn(background, "expiry of scans", {
         let store = store.clone();
         |stop| until(stop, expire_scans(scans, store, ending))
+    });
+    // A server whose file system has no sockets serves all the same; it is backed up when it is stopped.
+    match ControlSocket::bind(&data) {
+        Ok(socket) => {
+            let (data, store, problems) = (data.clone(), store.clone(), problems.clone());
+            let control = Control { data, store, problems, deployment: id };
+            tasks.spawn(background, "control", |stop| async move {
+                socket.serve(control, stop).await;
+                Ok(())
+            });
+        }
+        Err(error) => {
+            tracing::warn!(%error, "`portolan-server backup` cannot reach this server while it runs")
+        }
+    }
+    tasks.spawn(background, "export", {
+        let (data, store, problems) = (data.clone(), store.clone(), problems.clone());
+        let (every, min_free) = (config.export_every, config.min_free);
+        let exports = Exports { data, store, problems, deployment: id, every, min_free };
+        |stop| async move {
+            export::run(exports, stop).await;
+            Ok(())
+        }
     });
     tasks.spawn(background, "certificate", |stop| {
         until(stop, keep_certificate(data, authority, certificate, dial_addresses, reload))

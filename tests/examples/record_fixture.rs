@@ -30,7 +30,8 @@ fn main() -> ExitCode {
 }
 
 fn record(lab: &Lab) {
-    let out = PathBuf::from(std::env::var_os("PORTOLAN_FIXTURE").expect("PORTOLAN_FIXTURE names a directory"));
+    let out =
+        PathBuf::from(std::env::var_os("PORTOLAN_FIXTURE").expect("PORTOLAN_FIXTURE names a directory"));
     fs::create_dir_all(out.join("console")).unwrap();
     fs::create_dir_all(out.join("expected")).unwrap();
     // The server first: its address is part of what is recorded.
@@ -106,9 +107,17 @@ fn record(lab: &Lab) {
     };
     console("status.bin", "Status", Vec::new());
     console("satellites.bin", "ListSatellites", Vec::new());
-    console("ports.bin", "ListPorts", v1::ListPortsRequest { all: true, ..Default::default() }.encode_to_vec());
+    console(
+        "ports.bin",
+        "ListPorts",
+        v1::ListPortsRequest { all: true, ..Default::default() }.encode_to_vec(),
+    );
     let host = shop.v4().to_string();
-    console("history.bin", "History", v1::HistoryRequest { host: host.clone(), ..Default::default() }.encode_to_vec());
+    console(
+        "history.bin",
+        "History",
+        v1::HistoryRequest { host: host.clone(), ..Default::default() }.encode_to_vec(),
+    );
     let expect = |file: &str, words: &[&str]| {
         let text = serde_json::to_string_pretty(&deployment.ask(words)).unwrap();
         fs::write(out.join("expected").join(file), format!("{text}\n")).unwrap();
@@ -130,7 +139,13 @@ fn record(lab: &Lab) {
 }
 
 fn pack(directory: &Path, to: &Path) {
-    let tar = Program::new("tar").args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--exclude=lock"]);
+    let tar = Program::new("tar").args([
+        "--sort=name",
+        "--owner=0",
+        "--group=0",
+        "--numeric-owner",
+        "--exclude=lock",
+    ]);
     let tar = tar.args(["-I", "gzip -9n", "-cf"]).arg(to).arg("-C").arg(directory);
     run_ok(tar.args(["data", "satellite", "admin-context"]));
     println!("{}: {} bytes", to.display(), fs::metadata(to).unwrap().len());
@@ -162,7 +177,9 @@ fn acked(message: &[u8]) -> Option<u64> {
 
 fn cancelled(said: &[(Way, Vec<u8>)]) -> bool {
     let ends = said.iter().filter(|(way, _)| *way == Way::Up).filter_map(|(_, message)| match up(message)? {
-        v1::uplink_up::Message::Record(v1::Record { body: Some(v1::record::Body::End(end)), .. }) => Some(end),
+        v1::uplink_up::Message::Record(v1::Record { body: Some(v1::record::Body::End(end)), .. }) => {
+            Some(end)
+        }
         _ => None,
     });
     ends.filter(|end| end.outcome() == v1::scan_end::Outcome::Cancelled).count() == 1

@@ -3,6 +3,7 @@
 //! The seed comes from `PORTOLAN_TEST_SEED`, which `tests/run.sh --seed N` sets, or from the clock. It is printed, and a
 //! failing test's output is shown.
 
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 /// The environment variable with the seed.
@@ -73,6 +74,11 @@ pub fn amount(variable: &str, short: u64) -> u64 {
 }
 
 fn seed() -> u64 {
+    static SEED_OF_RUN: OnceLock<u64> = OnceLock::new();
+    *SEED_OF_RUN.get_or_init(new_seed)
+}
+
+fn new_seed() -> u64 {
     match std::env::var(SEED) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{SEED} is no number: {text}")),
         Err(_) => {

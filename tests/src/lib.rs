@@ -6,6 +6,7 @@
 //! - [`scene`]: the scene that most end-to-end tests play in.
 //! - [`deployment`]: a Portolan server, its operator and its satellites, as an administrator would set them up.
 //! - [`client`]: a peer that says on the wire what no honest program would, or that keeps account of all it said.
+//! - [`load`]: a server under a load that can be checked.
 //! - [`chance`]: what is random in a test, and can be repeated.
 //!
 //! A test reads like this:
@@ -37,6 +38,7 @@ pub mod client;
 pub mod deployment;
 pub mod judge;
 pub mod lab;
+pub mod load;
 pub mod ports;
 pub mod scene;
 pub mod universe;
@@ -45,12 +47,22 @@ pub mod wait;
 /// Runs the body of a `#[test]` in a universe of its own; see [`universe`].
 ///
 /// The body is a closure over a [`lab::Lab`]. With `rootless` in front, the universe is made by an unprivileged user,
-/// also when the tests run as root.
+/// also when the tests run as root. With `within` and a duration, that is how long it may take in all.
 #[macro_export]
 macro_rules! in_lab {
     (rootless, $body:expr) => {{
         fn here() {}
         $crate::universe::run($crate::universe::test_path(here), $crate::universe::User::Unprivileged, $body)
+    }};
+    (within $limit:expr, $body:expr) => {{
+        fn here() {}
+        let limit: std::time::Duration = $limit;
+        $crate::universe::run_within(
+            limit,
+            $crate::universe::test_path(here),
+            $crate::universe::User::Current,
+            $body,
+        )
     }};
     ($body:expr) => {{
         fn here() {}
@@ -65,6 +77,14 @@ macro_rules! skip {
         $crate::universe::announce_skip(&format!($($reason)+));
         return;
     }};
+}
+
+/// Tells what the test measured, also when it passes.
+#[macro_export]
+macro_rules! figure {
+    ($($text:tt)+) => {
+        $crate::universe::announce_figure(&format!($($text)+))
+    };
 }
 
 /// Skips the test unless every one of these programs is installed.

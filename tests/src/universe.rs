@@ -32,6 +32,8 @@ const LIMIT_VARIABLE: &str = "PORTOLAN_LAB_LIMIT";
 const LIMIT: Duration = Duration::from_secs(300);
 /// What counts a test as skipped; the harness may have begun the line already.
 const SKIPPED: &str = "SKIPPED: ";
+/// What a test measured, to be shown also when it passes.
+const FIGURE: &str = "FIGURE: ";
 /// The user that root becomes to try the lab without privileges.
 const NOBODY: &str = "65534";
 
@@ -56,11 +58,17 @@ pub fn test_path<F>(marker: F) -> &'static str {
 /// Runs `body` in a universe of its own; use it through [`in_lab!`](crate::in_lab).
 #[track_caller]
 pub fn run(test: &str, user: User, body: impl FnOnce(&Lab)) {
+    run_within(limit(), test, user, body);
+}
+
+/// The same for a test that may take this long.
+#[track_caller]
+pub fn run_within(limit: Duration, test: &str, user: User, body: impl FnOnce(&Lab)) {
     match std::env::var(OUTER_NETWORK) {
         Ok(outer) => {
             prepare(&outer);
-            thread::spawn(|| {
-                thread::sleep(limit().saturating_sub(Duration::from_secs(5)));
+            thread::spawn(move || {
+                thread::sleep(limit.saturating_sub(Duration::from_secs(5)));
                 autopsy();
                 std::process::exit(101);
             });
@@ -70,7 +78,7 @@ pub fn run(test: &str, user: User, body: impl FnOnce(&Lab)) {
                 resume_unwind(panic);
             }
         }
-        Err(_) => run_outside(test, user),
+        Err(_) => run_outside(limit, test, user),
     }
 }
 
@@ -104,10 +112,15 @@ pub fn announce_skip(reason: &str) {
     let _ = writeln!(std::io::stderr(), "{SKIPPED}{reason}");
 }
 
+/// Tells what a test measured; use it through [`figure!`](crate::figure).
+pub fn announce_figure(figure: &str) {
+    let _ = writeln!(std::io::stderr(), "{FIGURE}{figure}");
+}
+
 // === outside ===
 
 #[track_caller]
-fn run_outside(test: &str, user: User) {
+fn run_outside(limit: Duration, test: &str, user: User) {
     let drop_root = user == User::Unprivileged && geteuid().is_root();
     let shelter = drop_root.then(readable_copy);
     let binary = match &shelter {
@@ -130,17 +143,20 @@ fn run_outside(test: &str, user: User) {
     // One open file for both, so that the lines keep their order.
     command.stdout(output.as_file().try_clone().expect("a descriptor"));
     command.stderr(output.as_file().try_clone().expect("a descriptor"));
-    let status = finish(command, limit());
+    let status = finish(command, limit);
 
     let said = read_from_start(output.as_file_mut());
     for reason in said.lines().filter_map(|line| Some(line.split_once(SKIPPED)?.1)) {
         announce_skip(&format!("{test}: {reason}"));
     }
+    for figure in said.lines().filter_map(|line| Some(line.split_once(FIGURE)?.1)) {
+        announce_figure(figure);
+    }
     match status {
         Some(status) if status.success() && said.contains("1 passed") => {}
         Some(status) if status.success() => panic!("`{test}` was not found in its own binary:\n{said}"),
         Some(status) => panic!("in the lab ({status}):\n{}", without_harness(&said)),
-        None => panic!("still running after {:?}, killed:\n{}", limit(), without_harness(&said)),
+        None => panic!("still running after {limit:?}, killed:\n{}", without_harness(&said)),
     }
 }
 

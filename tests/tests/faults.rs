@@ -111,7 +111,10 @@ fn half_open_swallows_both_ways_and_neither_side_hears_of_it() {
         assert_eq!(converse(&stream, &text(50)).1, None);
         let (heard, error) = converse(&stream, &text(100));
         // Neither an answer nor an end.
-        assert!(heard.is_empty() && matches!(error, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut)), "{error:?}");
+        assert!(
+            heard.is_empty() && matches!(error, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut)),
+            "{error:?}"
+        );
         assert_eq!(proxy.done().len(), 1);
         assert_eq!(converse(&dial(&host), &text(100)).1, None, "others are not touched");
     });
@@ -134,7 +137,11 @@ fn one_bit_is_flipped_and_only_one() {
 fn what_is_slow_arrives_whole_and_late() {
     in_lab!(|lab| {
         let (host, proxy) = stage(lab);
-        let slow = [Kind::Delay(Duration::from_millis(300)), Kind::Stall(Duration::from_millis(300)), Kind::Trickle(300)];
+        let slow = [
+            Kind::Delay(Duration::from_millis(300)),
+            Kind::Stall(Duration::from_millis(300)),
+            Kind::Trickle(300),
+        ];
         for kind in slow {
             proxy.plan(out(kind, 500));
             let stream = dial(&host);

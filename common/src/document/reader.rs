@@ -1,6 +1,6 @@
 //! The typed getters over one table of a file.
 
-use super::{Flaw, MAX_FILE, Mistakes, duration_text, parse_duration};
+use super::{Flaw, MAX_FILE, Mistakes, duration_text, parse_duration, parse_size, size_text};
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::ops::{Deref, Range, RangeInclusive};
@@ -237,6 +237,25 @@ impl<'a> Reader<'a> {
             let (shortest, longest) = (duration_text(*range.start()), duration_text(*range.end()));
             Err(Flaw::new(format!("`{key}` is out of range"))
                 .hint(format!("it must be from {shortest} to {longest}")))
+        })
+    }
+
+    /// A size in bytes within a range, written as [`parse_size`] reads it: `64MiB`, `1GiB`.
+    pub fn size(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<At<u64>> {
+        let value = self.raw(key)?;
+        if let DeValue::Integer(number) = value.get_ref() {
+            let hint = format!("write {key} = \"{}B\" for bytes", number.as_str());
+            self.wrong_type(key, "a string such as \"64MiB\"", value, Some(hint));
+            return None;
+        }
+        self.parse_with(key, |text| {
+            let size = parse_size(text)?;
+            if range.contains(&size) {
+                return Ok(size);
+            }
+            let (smallest, largest) = (size_text(*range.start()), size_text(*range.end()));
+            Err(Flaw::new(format!("`{key}` is out of range"))
+                .hint(format!("it must be from {smallest} to {largest}")))
         })
     }
 

@@ -246,7 +246,46 @@ fn durations_read_and_print() {
     assert_eq!(duration_text(Duration::ZERO), "0s");
 }
 
+#[test]
+fn sizes_read_and_print() {
+    for (text, bytes) in [
+        ("0B", 0),
+        ("512B", 512),
+        ("8KiB", 8192),
+        ("64MiB", 64 << 20),
+        ("1GiB", 1 << 30),
+        ("1024MiB", 1 << 30),
+    ] {
+        assert_eq!(parse_size(text), Ok(bytes), "{text}");
+    }
+    for text in
+        ["", "5", "MiB", "5MB", "5 MiB", "-5MiB", "1.5GiB", "5gib", "99999999999999999999B", "99999999TiB"]
+    {
+        assert!(parse_size(text).is_err(), "{text}");
+    }
+    assert_eq!((size_text(1 << 30), size_text(1025)), ("1GiB".to_owned(), "1025B".to_owned()));
+    assert_eq!((size_text(1536 << 20), size_text(0)), ("1536MiB".to_owned(), "0B".to_owned()));
+    let text = report("[spool]\na = \"7MiB\"\nb = 7\nc = \"8MB\"\n", |root| {
+        let mut spool = root.table("spool")?;
+        let sizes = ["a", "b", "c"].map(|key| spool.size(key, 8 << 20..=1 << 30));
+        sizes.into_iter().flatten().next()
+    });
+    for part in [
+        "hint: it must be from 8MiB to 1GiB",
+        "`b` must be a string such as \"64MiB\", not an integer",
+        "hint: write b = \"7B\" for bytes",
+        "not a size: unknown unit",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
 proptest! {
+    #[test]
+    fn a_printed_size_reads_back(bytes: u64) {
+        prop_assert_eq!(parse_size(&size_text(bytes)), Ok(bytes));
+    }
+
     #[test]
     fn a_printed_duration_reads_back(millis: u64) {
         let duration = Duration::from_millis(millis);
@@ -261,6 +300,7 @@ proptest! {
                 root.strings(key);
                 root.integer(key, 0..=9u8);
                 root.duration(key, Duration::ZERO..=Duration::MAX);
+                root.size(key, 0..=u64::MAX);
                 root.tables(key);
                 root.named_tables(key);
             }

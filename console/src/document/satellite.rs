@@ -24,6 +24,34 @@ pub struct SatelliteDocument<'a> {
     pub tenant: &'a str,
     /// UUID in text.
     pub id: &'a str,
+    /// How far its clock is ahead of the server's, milliseconds; null while it is not connected.
+    pub clock_skew_ms: Option<i64>,
+    pub spool_bytes: u64,
+    /// Why its spool takes nothing; null: it does.
+    pub spool_error: Option<&'a str>,
+    /// It sends what it gathered while it was away.
+    pub replaying: bool,
+    /// Records that never arrived and that it does not account for.
+    pub records_missing: u64,
+    /// Host observations that it dropped and accounted for.
+    pub hosts_dropped: u64,
+    /// What never arrived, newest first; `satellite show` only.
+    pub gaps: Vec<GapDocument>,
+}
+
+/// Something that never arrived.
+#[derive(Serialize)]
+pub struct GapDocument {
+    /// When the server noticed.
+    pub at: Option<Timestamp>,
+    pub first_sequence: u64,
+    pub last_sequence: u64,
+    /// Host observations; 0: not known.
+    pub hosts: u64,
+    /// How many of them repeated what was known.
+    pub confirmations: u64,
+    /// `full`, `age`, `expired`, `damaged`; `missing`: the satellite does not account for it.
+    pub reason: String,
 }
 
 /// `satellite add`.
@@ -72,6 +100,26 @@ impl<'a> From<&'a v1::Satellite> for SatelliteDocument<'a> {
             capabilities: &satellite.capabilities,
             tenant: &satellite.tenant,
             id: &satellite.id,
+            clock_skew_ms: satellite.clock_skew_ms,
+            spool_bytes: satellite.spool_bytes,
+            spool_error: non_empty(&satellite.spool_error),
+            replaying: satellite.replaying,
+            records_missing: satellite.records_missing,
+            hosts_dropped: satellite.hosts_dropped,
+            gaps: satellite.gaps.iter().map(GapDocument::from).collect(),
+        }
+    }
+}
+
+impl From<&v1::Gap> for GapDocument {
+    fn from(gap: &v1::Gap) -> Self {
+        Self {
+            at: time::from_wire(gap.at_ms),
+            first_sequence: gap.first_sequence,
+            last_sequence: gap.last_sequence,
+            hosts: gap.hosts,
+            confirmations: gap.confirmations,
+            reason: gap.reason.clone(),
         }
     }
 }
@@ -101,6 +149,12 @@ impl Row for SatelliteDocument<'_> {
         "capabilities",
         "tenant",
         "id",
+        "clock_skew_ms",
+        "spool_bytes",
+        "spool_error",
+        "replaying",
+        "records_missing",
+        "hosts_dropped",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -118,6 +172,12 @@ impl Row for SatelliteDocument<'_> {
             self.capabilities.join(" "),
             self.tenant.to_owned(),
             self.id.to_owned(),
+            self.clock_skew_ms.map(|ms| ms.to_string()).unwrap_or_default(),
+            self.spool_bytes.to_string(),
+            self.spool_error.unwrap_or_default().to_owned(),
+            self.replaying.to_string(),
+            self.records_missing.to_string(),
+            self.hosts_dropped.to_string(),
         ]
     }
 }
@@ -143,6 +203,8 @@ mod tests {
                 "name": "office-1", "segment": "office", "status": "pending", "version": null, "address": null,
                 "last_seen": null, "certificate_expires_at": null, "assignment_revision": 0, "spool_depth": 0,
                 "capabilities": [], "tenant": "default", "id": "01890a5d-ac96-774b-bcce-b302099a8057",
+                "clock_skew_ms": null, "spool_bytes": 0, "spool_error": null, "replaying": false,
+                "records_missing": 0, "hosts_dropped": 0, "gaps": [],
             })
         );
         assert_eq!(SatelliteDocument::from(&pending).cells().len(), SatelliteDocument::HEADER.len());

@@ -1,8 +1,9 @@
 //! `portolan status -o json`.
 
+use super::non_empty;
 use crate::output::time;
 use jiff::Timestamp;
-use portolan_proto::v1;
+use portolan_proto::v1::{self, problem::Severity};
 use serde::Serialize;
 
 /// The whole document.
@@ -17,10 +18,28 @@ pub struct StatusDocument<'a> {
     pub now: Option<Timestamp>,
     pub uptime_s: i64,
     pub store_bytes: u64,
+    /// Free on the store's file system.
+    pub store_free_bytes: u64,
     pub scans_running: u64,
     pub satellites: SatelliteCounts<'a>,
     pub server_certificate_expires_at: Option<Timestamp>,
     pub operator: OperatorDocument<'a>,
+    /// What is wrong, worst first.
+    pub problems: Vec<ProblemDocument<'a>>,
+}
+
+/// Something that should be known although nobody asked.
+#[derive(Serialize)]
+pub struct ProblemDocument<'a> {
+    /// `critical`, `warning`.
+    pub severity: &'static str,
+    /// `store-full`, `server-went-back`, …
+    pub kind: &'a str,
+    /// The satellite's name; null: the server itself.
+    pub satellite: Option<&'a str>,
+    pub message: &'a str,
+    /// Null: now.
+    pub since: Option<Timestamp>,
 }
 
 #[derive(Serialize)]
@@ -29,6 +48,8 @@ pub struct SatelliteCounts<'a> {
     pub offline: u64,
     pub pending: u64,
     pub revoked: u64,
+    /// Those that send what they gathered while they were away.
+    pub replaying: u64,
     /// Those that are offline, by name.
     pub offline_names: Vec<&'a str>,
 }
@@ -51,12 +72,14 @@ impl<'a> StatusDocument<'a> {
             now: time::from_wire(status.now_at_ms),
             uptime_s: status.now_at_ms.saturating_sub(status.started_at_ms).max(0) / 1000,
             store_bytes: status.store_bytes,
+            store_free_bytes: status.store_free_bytes,
             scans_running: status.scans_running,
             satellites: SatelliteCounts {
                 online: status.satellites_online,
                 offline: status.satellites_offline,
                 pending: status.satellites_pending,
                 revoked: status.satellites_revoked,
+                replaying: status.satellites_replaying,
                 offline_names: status.offline.iter().map(|satellite| satellite.name.as_str()).collect(),
             },
             server_certificate_expires_at: time::from_wire(status.server_certificate_expires_at_ms),
@@ -64,6 +87,22 @@ impl<'a> StatusDocument<'a> {
                 name: &status.operator,
                 certificate_expires_at: time::from_wire(status.operator_certificate_expires_at_ms),
             },
+            problems: status.problems.iter().map(ProblemDocument::from).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a v1::Problem> for ProblemDocument<'a> {
+    fn from(problem: &'a v1::Problem) -> Self {
+        Self {
+            severity: match problem.severity() {
+                Severity::Critical => "critical",
+                Severity::Warning | Severity::Unspecified => "warning",
+            },
+            kind: &problem.kind,
+            satellite: non_empty(&problem.subject),
+            message: &problem.message,
+            since: time::from_wire(problem.since_at_ms),
         }
     }
 }

@@ -9,9 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const SECTOR: usize = 512;
 const PAGE: u64 = 4096;
 
-/// See the module; clones are the same disk.
+/// See the module; clones are the same disk, in the same life of the machine: after a power cut only a
+/// [`Disk::reboot`] can use it.
 #[derive(Clone, Debug, Default)]
-pub struct Disk(Arc<Mutex<Inner>>);
+pub struct Disk {
+    inner: Arc<Mutex<Inner>>,
+    power: u64,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -21,11 +25,20 @@ struct Inner {
     /// Counts power cuts: handles from before one are dead.
     power: u64,
     writes: u64,
+    /// A cut to come: after this many more writes and syncs, with this seed.
+    cut_after: Option<(u64, u64)>,
 }
 
 impl Default for Inner {
     fn default() -> Self {
-        Self { files: BTreeMap::new(), capacity: u64::MAX, failing: false, power: 0, writes: 0 }
+        Self {
+            files: BTreeMap::new(),
+            capacity: u64::MAX,
+            failing: false,
+            power: 0,
+            writes: 0,
+            cut_after: None,
+        }
     }
 }
 
@@ -47,7 +60,17 @@ enum Change {
 
 impl Disk {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same disk for the machine as it comes up again.
+    pub fn reboot(&self) -> Self {
+        Self { inner: self.inner.clone(), power: self.inner().power }
+    }
+
+    fn powered(&self) -> io::Result<MutexGuard<'_, Inner>> {
+        let inner = self.inner();
+        if inner.power == self.power { Ok(inner) } else { Err(io::Error::other("the power was cut")) }
     }
 
     /// How many bytes fit, all files together.
@@ -65,31 +88,19 @@ impl Disk {
         self.inner().writes
     }
 
+    /// Power cuts so far.
+    pub fn power_cuts(&self) -> u64 {
+        self.inner().power
+    }
+
     /// Cuts the power. Of what was not synced each change survives or not, writes also in part, by sectors.
     pub fn cut(&self, seed: u64) {
-        let mut random = Random(seed);
-        let mut inner = self.inner();
-        inner.power += 1;
-        for image in inner.files.values_mut() {
-            let mut left = std::mem::take(&mut image.synced);
-            for change in image.unsynced.drain(..) {
-                match change {
-                    Change::Write(offset, data) => {
-                        let whole = random.next().is_multiple_of(2);
-                        for (n, sector) in data.chunks(SECTOR).enumerate() {
-                            if whole || random.next().is_multiple_of(2) {
-                                put(&mut left, offset + n * SECTOR, sector);
-                            }
-                        }
-                    }
-                    Change::Length(length) if random.next().is_multiple_of(2) => left.resize(length, 0),
-                    Change::Length(_) => {}
-                }
-            }
-            image.synced = left.clone();
-            image.current = left;
-            image.pages = (0..(image.current.len() as u64).div_ceil(PAGE)).collect();
-        }
+        self.inner().cut(seed);
+    }
+
+    /// Cuts the power after that many more writes and syncs.
+    pub fn cut_after(&self, writes: u64, seed: u64) {
+        self.inner().cut_after = Some((writes, seed));
     }
 
     /// The bytes of the file, as they read now.
@@ -108,6 +119,15 @@ impl Disk {
         };
         disk.inner().files.insert(NAME.into(), image);
         disk
+    }
+
+    /// Puts other bytes in the file's place behind the spool's back.
+    pub fn restore(&self, bytes: &[u8]) {
+        if let Some(image) = self.inner().files.get_mut(NAME) {
+            image.unsynced.clear();
+            image.current = bytes.to_vec();
+            image.synced = bytes.to_vec();
+        }
     }
 
     /// Changes a byte behind the spool's back.
@@ -132,25 +152,24 @@ const UNFINISHED: &str = "new";
 
 impl Medium for Disk {
     fn open(&self) -> io::Result<Option<Box<dyn Blocks>>> {
-        let inner = self.inner();
-        let handle = Handle { disk: self.clone(), power: inner.power };
-        Ok(inner.files.contains_key(NAME).then(|| Box::new(Named(handle, NAME)) as Box<dyn Blocks>))
+        let there = self.powered()?.files.contains_key(NAME);
+        Ok(there.then(|| Box::new(Named(self.clone(), NAME)) as Box<dyn Blocks>))
     }
 
     fn create(&self) -> io::Result<Box<dyn Blocks>> {
-        let mut inner = self.inner();
+        let mut inner = self.powered()?;
         inner.check()?;
         inner.files.insert(UNFINISHED.into(), Image::default());
-        Ok(Box::new(Named(Handle { disk: self.clone(), power: inner.power }, UNFINISHED)))
+        Ok(Box::new(Named(self.clone(), UNFINISHED)))
     }
 
     fn install(&self) -> io::Result<()> {
-        self.inner().rename(UNFINISHED, NAME)
+        self.powered()?.rename(UNFINISHED, NAME)
     }
 
     fn set_aside(&self, unix_seconds: i64) -> io::Result<String> {
         let name = format!("damaged-{unix_seconds}");
-        self.inner().rename(NAME, &name)?;
+        self.powered()?.rename(NAME, &name)?;
         Ok(name)
     }
 
@@ -165,6 +184,45 @@ impl Medium for Disk {
 }
 
 impl Inner {
+    fn cut(&mut self, seed: u64) {
+        let mut random = Random(seed);
+        self.power += 1;
+        self.cut_after = None;
+        for image in self.files.values_mut() {
+            let mut left = std::mem::take(&mut image.synced);
+            for change in image.unsynced.drain(..) {
+                match change {
+                    Change::Write(offset, data) => {
+                        let whole = random.next().is_multiple_of(2);
+                        for (n, sector) in data.chunks(SECTOR).enumerate() {
+                            if whole || random.next().is_multiple_of(2) {
+                                put(&mut left, offset + n * SECTOR, sector);
+                            }
+                        }
+                    }
+                    Change::Length(length) if random.next().is_multiple_of(2) => left.resize(length, 0),
+                    Change::Length(_) => {}
+                }
+            }
+            image.synced = left.clone();
+            image.current = left;
+            image.pages = (0..(image.current.len() as u64).div_ceil(PAGE)).collect();
+        }
+    }
+
+    /// Whether the power goes now.
+    fn is_due(&mut self) -> bool {
+        if let Some((writes, seed)) = &mut self.cut_after {
+            if *writes == 0 {
+                let seed = *seed;
+                self.cut(seed);
+                return true;
+            }
+            *writes -= 1;
+        }
+        false
+    }
+
     fn used(&self) -> u64 {
         self.files.values().map(|image| image.pages.len() as u64 * PAGE).sum()
     }
@@ -181,19 +239,17 @@ impl Inner {
     }
 }
 
-#[derive(Clone, Debug)]
-struct Handle {
-    disk: Disk,
-    power: u64,
-}
-
 #[derive(Debug)]
-struct Named(Handle, &'static str);
+struct Named(Disk, &'static str);
 
 impl Named {
-    fn with<R>(&self, act: impl FnOnce(&mut Inner, &mut Image) -> io::Result<R>) -> io::Result<R> {
-        let mut inner = self.0.disk.inner();
-        if inner.power != self.0.power {
+    fn with<R>(
+        &self,
+        changes: bool,
+        act: impl FnOnce(&mut Inner, &mut Image) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let mut inner = self.0.inner();
+        if (changes && inner.is_due()) || inner.power != self.0.power {
             return Err(io::Error::other("the power was cut"));
         }
         // A renamed file is still the same; only one of the two names is there at a time.
@@ -207,11 +263,11 @@ impl Named {
 
 impl Blocks for Named {
     fn len(&self) -> io::Result<u64> {
-        self.with(|_, image| Ok(image.current.len() as u64))
+        self.with(false, |_, image| Ok(image.current.len() as u64))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.with(|_, image| {
+        self.with(false, |_, image| {
             let start = usize::try_from(offset).map_err(io::Error::other)?;
             let found = image.current.get(start..start + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
             out.copy_from_slice(found);
@@ -220,7 +276,7 @@ impl Blocks for Named {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.with(|inner, image| {
+        self.with(true, |inner, image| {
             inner.check()?;
             inner.writes += 1;
             let start = usize::try_from(offset).map_err(io::Error::other)?;
@@ -242,7 +298,7 @@ impl Blocks for Named {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.with(|inner, image| {
+        self.with(true, |inner, image| {
             inner.check()?;
             let length = usize::try_from(len).map_err(io::Error::other)?;
             image.current.resize(length, 0);
@@ -253,7 +309,7 @@ impl Blocks for Named {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.with(|inner, image| {
+        self.with(true, |inner, image| {
             inner.check()?;
             let Image { synced, unsynced, .. } = image;
             for change in unsynced.drain(..) {

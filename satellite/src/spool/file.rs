@@ -59,8 +59,6 @@ pub struct Found {
     pub state: State,
     /// The scans.
     pub scans: HashMap<ScanId, ScanEntry>,
-    /// Whether the file was made just now.
-    pub created: bool,
 }
 
 /// See the module.
@@ -86,7 +84,7 @@ impl SpoolFile {
             if let Some(blocks) = self.medium.open().map_err(system)? {
                 let database = database(blocks)?;
                 let (state, scans) = load(&database)?;
-                return Ok((database, Found { state, scans, created: false }));
+                return Ok((database, Found { state, scans }));
             }
             let state = fresh();
             let database = database(self.medium.create().map_err(system)?)?;
@@ -95,7 +93,7 @@ impl SpoolFile {
             // A file with the spool's name is a whole one, whenever the power goes.
             self.medium.install().map_err(system)?;
             let blocks = self.medium.open().map_err(system)?.ok_or(Fault::Closed)?;
-            Ok((self::database(blocks)?, Found { state, scans: HashMap::new(), created: true }))
+            Ok((self::database(blocks)?, Found { state, scans: HashMap::new() }))
         });
         let (database, found) = opened?;
         *self.database.write().unwrap_or_else(PoisonError::into_inner) = Some(database);
@@ -179,10 +177,7 @@ fn load(database: &Database) -> Result<(State, HashMap<ScanId, ScanEntry>), Faul
     Ok((view.state()?, view.scans()?))
 }
 
-fn change<R>(
-    database: &Database,
-    act: impl FnOnce(&mut Tables<'_>) -> Result<R, Fault>,
-) -> Result<R, Fault> {
+fn change<R>(database: &Database, act: impl FnOnce(&mut Tables<'_>) -> Result<R, Fault>) -> Result<R, Fault> {
     let transaction = database.begin_write().map_err(engine)?;
     let result = act(&mut Tables::open(&transaction)?)?;
     transaction.commit().map_err(engine)?;
@@ -239,11 +234,6 @@ impl<'t> Tables<'t> {
             }
         }
         Ok(last.map(|last| (totals, last)))
-    }
-
-    /// The values of a range, from its beginning.
-    pub fn walk(&self, keys: RangeInclusive<u64>, limit: Limit) -> Result<Vec<(u64, Vec<u8>)>, Fault> {
-        walk(&self.records, keys, limit)
     }
 
     /// Notes a gap that ends with `key`, and takes into it what gaps there were within.
@@ -329,6 +319,11 @@ impl View {
             }
         }
         Ok(scans)
+    }
+
+    /// The values of a range, from its beginning.
+    pub fn walk(&self, keys: RangeInclusive<u64>, limit: Limit) -> Result<Vec<(u64, Vec<u8>)>, Fault> {
+        walk(&self.0.open_table(RECORDS).map_err(engine)?, keys, limit)
     }
 
     /// What records of a range take up.

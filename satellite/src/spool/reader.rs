@@ -89,7 +89,8 @@ impl Source {
     fn read_past_damage(&self, key: u64, why: String) -> Result<Vec<Outgoing>, Fault> {
         let last = self.shared.lock().last();
         let steps = std::iter::successors(Some(1u64), |step| step.checked_mul(2));
-        for readable in steps.map_while(|step| key.checked_add(step)).take_while(|readable| *readable <= last) {
+        for readable in steps.map_while(|step| key.checked_add(step)).take_while(|readable| *readable <= last)
+        {
             if let Ok(read) = self.file.read(|view| view.outgoing(key, readable, AHEAD)) {
                 tracing::error!(why, "part of the spool cannot be read; the server is told what is lost");
                 return Ok(read);

@@ -115,6 +115,9 @@ impl Moment {
 }
 
 impl Spooled {
+    /// What the value has beside the encoded record.
+    pub const OVERHEAD: usize = 33;
+
     /// The value under `key`.
     pub fn encode(&self, key: u64) -> Vec<u8> {
         let mut out = Vec::with_capacity(40 + self.record.encoded_len());
@@ -250,7 +253,11 @@ pub fn sealed(key: &[u8], body: Vec<u8>) -> Vec<u8> {
 pub fn unsealed<'v>(key: &[u8], value: &'v [u8]) -> Result<&'v [u8], Damaged> {
     let (version, rest) = value.split_first().ok_or(Damaged)?;
     let (sum, body) = rest.split_first_chunk::<4>().ok_or(Damaged)?;
-    if *version == VERSION && u32::from_le_bytes(*sum) == checksum(key, body) { Ok(body) } else { Err(Damaged) }
+    if *version == VERSION && u32::from_le_bytes(*sum) == checksum(key, body) {
+        Ok(body)
+    } else {
+        Err(Damaged)
+    }
 }
 
 fn checksum(key: &[u8], body: &[u8]) -> u32 {
@@ -378,6 +385,7 @@ mod tests {
     fn everything_reads_back_and_no_flipped_bit_does() {
         let value = spooled().encode(77);
         assert_eq!(Spooled::decode(77, &value), Ok(spooled()));
+        assert_eq!(value.len(), Spooled::OVERHEAD + spooled().record.encoded_len());
         assert_eq!(Spooled::decode(78, &value), Err(Damaged), "a record under another key");
         let mut state = State::new([7; 16]);
         (state.last, state.ever, state.acked) = (9, 8, 7);

@@ -29,9 +29,27 @@ impl Backoff {
     }
 }
 
+/// The longest that a server may ask a satellite to wait before its first attempt.
+const SPREAD_CAP: Duration = Duration::from_secs(600);
+
+/// How long to wait, beside [`Backoff::next`], after a connection that stood: a server that serves many says within
+/// what time they are to come back, so that they do not all come at once. `random` is uniform in 0..1.
+pub fn spread(asked: Duration, random: f64) -> Duration {
+    asked.min(SPREAD_CAP).mul_f64(random.clamp(0.0, 1.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_spread_is_uniform_and_bounded() {
+        let asked = Duration::from_secs(40);
+        assert_eq!(spread(asked, 0.0), Duration::ZERO);
+        assert_eq!(spread(asked, 0.25), Duration::from_secs(10));
+        assert_eq!(spread(asked, 1.0), asked);
+        assert_eq!(spread(Duration::MAX, 1.0), SPREAD_CAP);
+    }
 
     #[test]
     fn it_doubles_up_to_the_cap_and_starts_again() {

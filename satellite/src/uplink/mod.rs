@@ -1,8 +1,7 @@
-//! Uplink: the one stream to the server. [`outbox`] keeps what is not acked, [`session`] runs one connection, and this
-//! file connects again and again.
+//! Uplink: the one stream to the server. [`session`] runs one connection after the other; what goes over it waits in
+//! the spool until the server has it.
 
 pub mod backoff;
-pub mod outbox;
 mod session;
 
 pub use session::{Uplink, UplinkError};

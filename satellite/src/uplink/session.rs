@@ -1,10 +1,10 @@
 //! One connection after the other: hello, records up, jobs down, until it breaks; then again after a jittered pause.
 
-use super::backoff::Backoff;
-use super::outbox::Outbox;
+use super::backoff::{Backoff, spread};
 use crate::assignment::Assignment;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::scans::Scans;
+use crate::spool::{Offer, Spool};
 use jiff::{SignedDuration, Timestamp};
 use portolan_proto::MAX_MESSAGE_BYTES;
 use portolan_proto::v1::uplink_client::UplinkClient;
@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
+use uuid::Uuid;
 
 /// Messages that may wait for the connection.
 const OUTBOUND: usize = 64;
@@ -36,13 +37,17 @@ pub struct Uplink {
     /// The proxy in between.
     pub proxy: Option<http::Uri>,
     /// What is not acked.
-    pub outbox: Arc<Outbox>,
+    pub spool: Arc<Spool>,
     /// What runs.
     pub scans: Arc<Scans>,
     /// Progress that may be lost.
     pub progress: mpsc::Receiver<v1::ScanProgress>,
     /// The desired state.
     pub assignment: Assignment,
+    /// This start of the process, as the server tells it from others.
+    pub process: Uuid,
+    /// Within what time the server wants to see this satellite again after a connection that stood.
+    pub reconnect_spread: Duration,
 }
 
 /// Why a connection ended.
@@ -63,6 +68,8 @@ enum End {
     Revoked,
     /// A renewed certificate wants a new connection.
     Renewed,
+    /// What is not acked has new numbers, which want a new hello.
+    Renumbered,
     /// The satellite shuts down.
     Shutdown,
 }
@@ -93,8 +100,9 @@ impl Uplink {
         let mut backoff = Backoff::default();
         loop {
             let began = Instant::now();
+            let mut welcomed = false;
             let end = tokio::select! {
-                end = self.connect() => end,
+                end = self.connect(&mut welcomed) => end,
                 () = shutdown.cancelled() => End::Shutdown,
             };
             // A server that says welcome and then fails is one that fails.
@@ -110,6 +118,7 @@ impl Uplink {
                 End::Refused(why) => (true, format!("the server refuses this satellite: {why}")),
                 End::Broken(why) => (false, format!("the connection broke: {why}")),
                 End::Goodbye => (false, "the server closed the connection".to_owned()),
+                End::Renumbered => (false, "what is not acknowledged was numbered anew".to_owned()),
                 End::Replaced => (
                     true,
                     "another connection of this same satellite took over: does a copy of its data directory run \
@@ -117,7 +126,11 @@ impl Uplink {
                         .to_owned(),
                 ),
             };
-            let pause = backoff.next(refused, rand::random());
+            let mut pause = backoff.next(refused, rand::random());
+            if welcomed {
+                // Whatever broke this connection may have broken many.
+                pause += spread(self.reconnect_spread, rand::random());
+            }
             tracing::warn!("{why}; trying again in {:.1} s", pause.as_secs_f32());
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -126,13 +139,16 @@ impl Uplink {
         }
     }
 
-    async fn connect(&mut self) -> End {
-        match self.converse().await {
+    async fn connect(&mut self, welcomed: &mut bool) -> End {
+        let end = match self.converse(welcomed).await {
             Ok(end) | Err(end) => end,
-        }
+        };
+        self.spool.disconnected();
+        end
     }
 
-    async fn converse(&mut self) -> Result<End, End> {
+    async fn converse(&mut self, welcomed: &mut bool) -> Result<End, End> {
+        self.spool.opened().await;
         let identity = self.data.identity()?;
         let facts = identity.facts().map_err(|error| End::Local(error.to_string()))?;
         if facts.not_after < Timestamp::now() {
@@ -149,8 +165,9 @@ impl Uplink {
         let channel = dialer.connect().await.map_err(End::Dial)?;
 
         let (up, outbound) = mpsc::channel(OUTBOUND);
+        let offer = self.spool.hello();
         // The channel is new and has room.
-        let _ = up.try_send(message(Up::Hello(self.hello())));
+        let _ = up.try_send(message(Up::Hello(self.hello(&offer))));
         let mut client = UplinkClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let welcome = async {
             let mut down = client.connect(ReceiverStream::new(outbound)).await?.into_inner();
@@ -164,26 +181,32 @@ impl Uplink {
         let Some(v1::UplinkDown { message: Some(Down::Welcome(welcome)) }) = first else {
             return Err(End::Broken("the server did not say welcome".into()));
         };
-        self.outbox.rewind(welcome.acked_sequence);
+        *welcomed = true;
+        self.reconnect_spread = Duration::from_millis(welcome.reconnect_spread_ms.into());
+        if !self.spool.welcome(welcome.acked_sequence, welcome.credit).await {
+            return Ok(End::Renumbered);
+        }
         tracing::info!(server_version = %welcome.version, "connected");
         let clock_offset_ms = welcome.clock_at_ms.saturating_sub(Timestamp::now().as_millisecond());
-        self.serve(&up, &mut down, Renewal::new(&facts, clock_offset_ms)).await
+        self.serve(&up, &mut down, Renewal::new(&facts, clock_offset_ms), &offer).await
     }
 
-    fn hello(&self) -> v1::Hello {
+    fn hello(&self, offer: &Offer) -> v1::Hello {
         let mut running = self.scans.running();
-        running.extend(self.outbox.scans());
+        running.extend(self.spool.scans());
         running.sort();
         running.dedup();
         v1::Hello {
             version: env!("CARGO_PKG_VERSION").into(),
-            epoch: self.outbox.epoch().as_bytes().to_vec(),
+            epoch: offer.epoch.as_bytes().to_vec(),
             capabilities: crate::engine::Method::OFFERED.iter().map(ToString::to_string).collect(),
             running_scans: running.iter().map(|id| id.as_bytes().to_vec()).collect(),
             assignment_revision: self.assignment.revision,
-            spool_depth: self.outbox.depth(),
+            spool_depth: offer.depth,
             clock_at_ms: Timestamp::now().as_millisecond(),
-            ..v1::Hello::default()
+            process: self.process.as_bytes().to_vec(),
+            acked_sequence: offer.acked,
+            last_sequence: offer.last,
         }
     }
 
@@ -192,6 +215,7 @@ impl Uplink {
         up: &mpsc::Sender<v1::UplinkUp>,
         down: &mut Streaming<v1::UplinkDown>,
         mut renewal: Renewal,
+        offer: &Offer,
     ) -> Result<End, End> {
         let gone = |_| End::Broken("it was closed".into());
         let mut heartbeat = tokio::time::interval(self.assignment.heartbeat());
@@ -211,17 +235,19 @@ impl Uplink {
                 // Room first: while the link is full nothing is taken out, and what the server says is still read.
                 sent = async {
                     let room = up.reserve().await.map_err(gone)?;
-                    room.send(message(Up::Record(self.outbox.next().await)));
+                    room.send(message(Up::Record(self.spool.next().await)));
                     Ok::<_, End>(())
                 } => sent?,
+                () = self.spool.renumbered(offer.epoch) => return Ok(End::Renumbered),
                 // Progress that the link has no room for is lost.
                 Some(progress) = self.progress.recv() => drop(up.try_send(message(Up::Progress(progress)))),
                 _ = heartbeat.tick() => {
                     let beat = v1::Heartbeat {
                         clock_at_ms: Timestamp::now().as_millisecond(),
                         assignment_revision: self.assignment.revision,
-                        spool_depth: self.outbox.depth(),
-                        ..v1::Heartbeat::default()
+                        spool_depth: self.spool.depth(),
+                        spool_bytes: self.spool.bytes(),
+                        spool_error: self.spool.error().unwrap_or_default(),
                     };
                     // Where there is no room, records are on their way and say as much.
                     let _ = up.try_send(message(Up::Heartbeat(beat)));
@@ -229,7 +255,7 @@ impl Uplink {
                         let _ = up.try_send(message(Up::Renewal(request)));
                     }
                     // The old certificate still holds; the new one is taken up when nothing is interrupted by it.
-                    if renewal.done && self.scans.running().is_empty() && self.outbox.depth() == 0 {
+                    if renewal.done && self.scans.running().is_empty() && self.spool.is_settled() {
                         return Ok(End::Renewed);
                     }
                 }
@@ -239,7 +265,8 @@ impl Uplink {
 
     async fn obey(&mut self, message: Down, renewal: &mut Renewal) -> Option<End> {
         match message {
-            Down::Ack(ack) => self.outbox.ack(ack.sequence),
+            Down::Ack(ack) => self.spool.ack(ack.sequence),
+            Down::Credit(credit) => self.spool.credit(credit.records),
             Down::StartScan(start) => self.scans.start(start),
             Down::CancelScan(cancel) => self.scans.cancel(&cancel.scan_id),
             Down::Assignment(assignment) => {
@@ -261,7 +288,7 @@ impl Uplink {
                     _ => End::Goodbye,
                 });
             }
-            Down::Welcome(_) | Down::Credit(_) => {}
+            Down::Welcome(_) => {}
         }
         None
     }

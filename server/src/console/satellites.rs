@@ -2,7 +2,7 @@
 
 use super::ConsoleService;
 use crate::registry::TOKEN_LIFE_DEFAULT;
-use crate::store::{SatelliteRecord, Store};
+use crate::store::{Gap, SatelliteRecord, Store};
 use jiff::{SignedDuration, Timestamp};
 use portolan_common::ids::SatelliteId;
 use portolan_proto::v1;
@@ -10,6 +10,8 @@ use tonic::Status;
 
 /// Networks in a proposed scope at most.
 const MAX_SCOPE: usize = 256;
+/// Gaps told of one satellite.
+const MAX_GAPS: usize = 20;
 
 pub(super) async fn add(
     service: &ConsoleService,
@@ -56,7 +58,17 @@ pub(super) async fn add(
 
 pub(super) fn list(service: &ConsoleService, name: &str) -> Result<v1::ListSatellitesResponse, Status> {
     let records = if name.is_empty() { service.registry.list() } else { vec![service.registry.find(name)?] };
-    let satellites = records.iter().map(|record| describe(service, record)).collect();
+    let mut satellites: Vec<_> = records.iter().map(|record| describe(service, record)).collect();
+    // What was lost is read from the store, so only where it is asked for.
+    if let ([satellite], [record]) = (&mut satellites[..], &records[..])
+        && !name.is_empty()
+    {
+        let id = record.satellite_id()?;
+        let losses = service.store.losses(id)?;
+        satellite.records_missing = losses.missing;
+        satellite.hosts_dropped = losses.dropped;
+        satellite.gaps = service.store.gaps(id, MAX_GAPS)?.iter().map(gap).collect();
+    }
     Ok(v1::ListSatellitesResponse { satellites })
 }
 
@@ -80,6 +92,26 @@ pub(super) async fn remove(
     service.registry.remove(name, Timestamp::now()).await?;
     tracing::info!(operator, satellite = name, "satellite removed");
     Ok(v1::RemoveSatelliteResponse {})
+}
+
+fn gap(gap: &Gap) -> v1::Gap {
+    use v1::dropped::Reason;
+    let reason = match gap.reason {
+        None => "missing",
+        Some(Reason::Full) => "full",
+        Some(Reason::Age) => "age",
+        Some(Reason::Expired) => "expired",
+        Some(Reason::Damaged) => "damaged",
+        Some(Reason::Unspecified) => "unknown",
+    };
+    v1::Gap {
+        at_ms: gap.at.as_millisecond(),
+        first_sequence: gap.first,
+        last_sequence: gap.last,
+        hosts: gap.hosts,
+        confirmations: gap.confirmations,
+        reason: reason.to_owned(),
+    }
 }
 
 /// What is registered, with what is known of the live session over it.
@@ -106,6 +138,10 @@ pub(super) fn describe(service: &ConsoleService, record: &SatelliteRecord) -> v1
         satellite.last_seen_at_ms = live.last_seen.as_millisecond();
         satellite.assignment_revision = live.assignment_revision;
         satellite.spool_depth = live.spool_depth;
+        satellite.spool_bytes = live.spool_bytes;
+        satellite.spool_error = live.spool_error;
+        satellite.clock_skew_ms = live.clock_skew_ms;
+        satellite.replaying = live.replaying;
         satellite.capabilities = live.capabilities;
     }
     satellite

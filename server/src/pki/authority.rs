@@ -3,7 +3,7 @@
 //! Every certificate is built from parameters of ours alone: of a signing request only the public key is used
 //! (RFC 5280; rcgen's own reading of a request would carry the requester's names, uses and CA flag along).
 
-use super::PkiError;
+use super::{PkiError, proof};
 use jiff::{SignedDuration, Timestamp};
 use portolan_common::ids::{DeploymentId, OperatorId, Role, SatelliteId, SpiffeId};
 use portolan_transport::files;
@@ -91,10 +91,11 @@ impl Authority {
         )
     }
 
-    /// Reads what [`Authority::create`] wrote. The root's key is not needed and may be kept elsewhere.
+    /// Reads what [`Authority::create`] wrote, and proves that it fits together. The root's key is not needed and may be
+    /// kept elsewhere.
     ///
     /// # Errors
-    /// When a file is missing or damaged.
+    /// When a file is missing, damaged, or does not fit the others.
     pub fn load(directory: &Path, deployment: DeploymentId) -> Result<Self, PkiError> {
         let certificate = |name: &str| -> Result<CertificateDer<'static>, PkiError> {
             let path = directory.join(name);
@@ -104,7 +105,30 @@ impl Authority {
         let key_path = directory.join("issuing.key");
         let key = KeyPair::from_pem(&files::read_text(&key_path, MAX_FILE_BYTES)?)
             .map_err(|error| damaged(&key_path, &error))?;
-        Self::assemble(deployment, certificate("root.crt")?, certificate("issuing.crt")?, key)
+        let (root, issuing) = (certificate("root.crt")?, certificate("issuing.crt")?);
+        proof::check_signature(&directory.join("root.crt"), &root, &root)?;
+        proof::check_signature(&directory.join("issuing.crt"), &issuing, &root)?;
+        proof::check_key(&key_path, &key, &issuing)?;
+        Self::assemble(deployment, root, issuing, key)
+    }
+
+    /// Proves that the root's key, where it is kept, is that of the root.
+    ///
+    /// # Errors
+    /// When it is damaged, or another's.
+    pub fn check_root_key(&self, directory: &Path) -> Result<(), PkiError> {
+        let path = directory.join("root.key");
+        if !path.exists() {
+            return Ok(());
+        }
+        let key = KeyPair::from_pem(&files::read_text(&path, MAX_FILE_BYTES)?)
+            .map_err(|error| damaged(&path, &error))?;
+        proof::check_key(&path, &key, &self.root)
+    }
+
+    /// The certificate that signs all others.
+    pub fn issuing(&self) -> &CertificateDer<'static> {
+        &self.issuing
     }
 
     fn assemble(

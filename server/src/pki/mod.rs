@@ -1,6 +1,7 @@
 //! The deployment's certificates: who may issue ([`authority`]), what the listener shows ([`server_certificate`]).
 
 pub mod authority;
+pub(crate) mod proof;
 pub mod server_certificate;
 
 use portolan_transport::files::FileError;

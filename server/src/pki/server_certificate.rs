@@ -1,15 +1,17 @@
 //! The certificate that the listener shows: replaced while connections live on.
 
-use super::PkiError;
 use super::authority::Authority;
+use super::{PkiError, proof};
 use crate::data_dir::DataDir;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use portolan_transport::identity::Identity;
 use portolan_transport::tls;
+use rcgen::KeyPair;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use x509_parser::prelude::*;
 
@@ -49,7 +51,7 @@ impl ServerCertificate {
     ) -> Result<Self, PkiError> {
         let path = data.server_identity();
         let identity = if path.exists() {
-            Identity::load(&path)?
+            load(&path, authority)?
         } else {
             let identity = authority.issue_server(names, now)?;
             identity.store(&path)?;
@@ -78,7 +80,7 @@ impl ServerCertificate {
         now: Timestamp,
     ) -> Result<Refresh, PkiError> {
         let path = data.server_identity();
-        let on_disk = Identity::load(&path)?;
+        let on_disk = load(&path, authority)?;
         let changed = on_disk.chain != self.current.load().key.cert;
         let why = renewal_reason(&on_disk, names, now)?;
         if let Some(why) = why {
@@ -99,6 +101,25 @@ impl ResolvesServerCert for ServerCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.current.load().key.clone())
     }
+}
+
+/// Reads the server's identity and proves that it is one that clients accept.
+///
+/// # Errors
+/// When it is damaged, or was not issued by this authority.
+pub fn load(path: &Path, authority: &Authority) -> Result<Identity, PkiError> {
+    let identity = Identity::load(path)?;
+    let [leaf, rest @ ..] = identity.chain.as_slice() else {
+        return Err(proof::broken(path, "no certificate in it"));
+    };
+    if rest.first() != Some(authority.issuing()) || rest.get(1).is_some_and(|root| root != authority.root()) {
+        return Err(proof::broken(path, "the issuing certificate or the root in it is not that in ca/"));
+    }
+    proof::check_signature(path, leaf, authority.issuing())?;
+    let key =
+        KeyPair::try_from(&identity.key).map_err(|_| proof::broken(path, "no usable private key in it"))?;
+    proof::check_key(path, &key, leaf)?;
+    Ok(identity)
 }
 
 fn shown(identity: Identity) -> Result<Shown, PkiError> {

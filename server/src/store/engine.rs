@@ -4,7 +4,7 @@
 
 use super::mark::{self, Mark, Reading};
 use super::sums::{self, Sum, Sums};
-use super::view::{View, Writes};
+use super::view::{TreeWrites, View, Writes};
 use super::{SCHEMA, StoreError, keys, upgrade};
 use jiff::Timestamp;
 use sled::Transactional as _;
@@ -12,11 +12,15 @@ use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Page cache; the working set is the current state of the hosts being swept.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 /// A store up to this size is checked whole before it is used; of a larger one the older months are checked later.
 const CHECKED_AT_OPEN: u64 = 256 * 1024 * 1024;
+
+/// How long sled's lock is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// sled's handles. Whoever reads takes a clone for as long as it reads, no longer: the files can only be opened again
 /// when all are gone.
@@ -61,7 +65,11 @@ impl Engine {
     }
 
     fn open_unguarded(path: &Path, check: Check) -> Result<Self, StoreError> {
-        let trees = Trees::open(path)?;
+        let trees = match check {
+            Check::Start => Trees::open_patiently(path)?,
+            // Whoever opens it again comes back anyway.
+            Check::Again => Trees::open(path)?,
+        };
         let found = trees.format()?;
         if found > SCHEMA {
             return Err(StoreError::Newer { path: path.to_owned(), found });
@@ -93,6 +101,28 @@ impl Engine {
         Ok(Self { trees: Arc::new(trees), sums, data: DataFile::open(path)?, mark })
     }
 
+    /// Ends what a [`super::dump::Builder`] began: adds it up, compares it with what it should be, makes it durable.
+    pub(super) fn finish_new(trees: Trees, commit: u64, expected: Option<&Sums>) -> Result<Sums, StoreError> {
+        let mut sums = Sums { commit, ..Sums::default() };
+        for name in trees.log_names().into_iter().chain([sums::STATE.to_owned()]) {
+            let sum = sums.trees.entry(name.clone()).or_default();
+            trees.each(&name, |key, value| {
+                sum.add(key, value);
+                Ok(())
+            })?;
+        }
+        if let Some(expected) = expected {
+            for name in sums.trees.keys().chain(expected.trees.keys()) {
+                trees.verify(name, expected)?;
+            }
+        }
+        trees.state.insert(keys::SUMS, sums.encode())?;
+        trees.db.flush()?;
+        DataFile::open(&trees.path)?.sync()?;
+        Mark::open(&trees.path)?.reset(commit)?;
+        Ok(sums)
+    }
+
     /// Makes writes durable, all or nothing.
     pub(super) fn write(&mut self, writes: &Writes) -> Result<(), StoreError> {
         let mut next = self.sums.clone();
@@ -110,6 +140,22 @@ impl Engine {
 }
 
 impl Trees {
+    /// Opens a store that this process may have closed just now: sled's own threads let go of its lock a little later.
+    /// No other process has it: the lock of the data directory keeps them out.
+    pub(super) fn open_patiently(path: &Path) -> Result<Self, StoreError> {
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match Self::open(path) {
+                Err(StoreError::Directory { cause, .. })
+                    if cause.to_string().contains("acquire lock") && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                opened => return opened,
+            }
+        }
+    }
+
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let config = sled::Config::new()
             .path(path)
@@ -124,6 +170,23 @@ impl Trees {
             sled::Error::Io(cause) => StoreError::Directory { path: path.to_owned(), cause },
             error => damaged(path, error.to_string()),
         })
+    }
+
+    /// Applies changes to one tree as they are, without a look at the sums: for a store in the making.
+    pub(super) fn put(&self, name: &str, changes: &TreeWrites) -> Result<(), StoreError> {
+        Ok(self.db.open_tree(name)?.apply_batch(batch(changes))?)
+    }
+
+    /// The same for a whole log.
+    pub(super) fn drop_log(&self, name: &str) -> Result<(), StoreError> {
+        self.db.drop_tree(name)?;
+        Ok(())
+    }
+
+    /// Writes down what was applied.
+    pub(super) fn flush(&self) -> Result<(), StoreError> {
+        self.db.flush()?;
+        Ok(())
     }
 
     /// Bytes on disk.
@@ -143,7 +206,7 @@ impl Trees {
     }
 
     /// The number of the format. A missing one means that something is broken, since every store has it.
-    fn format(&self) -> Result<u32, StoreError> {
+    pub(super) fn format(&self) -> Result<u32, StoreError> {
         let schema =
             self.state.get(keys::SCHEMA)?.ok_or_else(|| damaged(&self.path, "its format record is gone"))?;
         let number = schema.as_ref().try_into().map(u32::from_be_bytes);
@@ -160,9 +223,8 @@ impl Trees {
     pub(super) fn apply(&self, writes: &Writes, sums: &mut Sums) -> Result<(), StoreError> {
         let mut trees = vec![self.state.clone()];
         let mut batches = vec![batch(&writes.state)];
-        let get = |tree: &sled::Tree, key: &[u8]| {
-            Ok::<_, StoreError>(tree.get(key)?.map(|value| value.to_vec()))
-        };
+        let get =
+            |tree: &sled::Tree, key: &[u8]| Ok::<_, StoreError>(tree.get(key)?.map(|value| value.to_vec()));
         sums.trees
             .entry(sums::STATE.to_owned())
             .or_default()
@@ -260,6 +322,12 @@ impl Trees {
         Ok(self.db.open_tree(name)?)
     }
 
+    /// A log tree, unless it was dropped.
+    pub(super) fn existing(&self, name: &str) -> Result<Option<sled::Tree>, StoreError> {
+        let is_there = self.db.tree_names().iter().any(|known| known == name.as_bytes());
+        if is_there { Ok(Some(self.tree(name)?)) } else { Ok(None) }
+    }
+
     /// The log trees that may hold what was committed since then, oldest first.
     pub(super) fn logs_since(&self, since: Timestamp) -> Result<Vec<sled::Tree>, StoreError> {
         let first = keys::log_tree(since);
@@ -278,7 +346,7 @@ impl View for Trees {
     }
 }
 
-fn batch(writes: &super::view::TreeWrites) -> sled::Batch {
+fn batch(writes: &TreeWrites) -> sled::Batch {
     let mut batch = sled::Batch::default();
     for (key, value) in writes {
         match value {

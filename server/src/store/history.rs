@@ -1,10 +1,11 @@
 //! Every state change of a host, by vantage point, oldest first.
 
 use super::MAX_AHEAD;
+use super::changes::{Pointer, Read, Reader};
+use super::engine::Trees;
 use super::gap::{Gap, GapRecord};
-use super::ingest::{ChangeRecord, NameRecord};
+use super::ingest::NameRecord;
 use super::inventory::HostState;
-use super::moment::{Moment, Order};
 use super::record::{RecordError, decode};
 use super::view::View as _;
 use super::{Store, StoreError, keys};
@@ -12,8 +13,8 @@ use jiff::Timestamp;
 use portolan_common::ids::SatelliteId;
 use portolan_common::observation::{PortState, Protocol, Reason};
 use portolan_common::ports::PortSet;
-use portolan_proto::convert::{self, WireError};
-use std::collections::{BTreeMap, BTreeSet};
+use portolan_proto::convert;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 
@@ -111,41 +112,37 @@ impl Store {
         let trees = self.trees()?;
         // What was committed before cannot have been seen after it, but by a clock that ran ahead.
         let since = query.since.saturating_sub(MAX_AHEAD * 2).unwrap_or(Timestamp::UNIX_EPOCH);
-        let logs = trees.logs_since(since)?;
+        let oldest = keys::month(&keys::log_tree(since));
         let mut walks = Vec::new();
-        for satellite in satellites_of(&logs, query)? {
-            walks.push(Walk::new(&logs, &keys::changes_of(&query.tenant, query.address, satellite))?);
+        for (satellite, last) in last_changes(&trees, query)? {
+            walks.push(Walk::new(&trees, satellite, last, oldest)?);
         }
         loop {
             let oldest = walks.iter_mut().filter(|walk| walk.head.is_some()).min_by_key(|walk| walk.at);
             let Some(walk) = oldest else { return Ok(()) };
-            let Some(Head { satellite, moment, record }) = walk.next()? else { continue };
-            let at = moment.shown();
-            if at < query.since {
+            let satellite = walk.satellite;
+            let Some(read) = walk.next()? else { continue };
+            let at = read.shown()?;
+            let mut ports = read.ports()?;
+            if let Some(port) = query.port {
+                ports = ports.intersection(&PortSet::single(port));
+            }
+            if at < query.since || ports.is_empty() {
                 continue;
             }
-            for change in &record.changes {
-                let mut ports = PortSet::try_from(change.ports.as_ref().ok_or(WireError::Ports)?)?;
-                if let Some(port) = query.port {
-                    ports = ports.intersection(&PortSet::single(port));
-                }
-                if ports.is_empty() {
-                    continue;
-                }
-                let change = Change {
-                    at,
-                    satellite,
-                    address: query.address,
-                    protocol: change.protocol().try_into()?,
-                    ports,
-                    from: change.from().try_into()?,
-                    to: change.to().try_into()?,
-                    reason: change.reason().try_into()?,
-                    late: record.late,
-                };
-                if each(change).is_break() {
-                    return Ok(());
-                }
+            let change = Change {
+                at,
+                satellite,
+                address: query.address,
+                protocol: read.entry.protocol().try_into()?,
+                ports,
+                from: read.entry.from().try_into()?,
+                to: read.entry.to().try_into()?,
+                reason: read.entry.reason().try_into()?,
+                late: read.entry.late,
+            };
+            if each(change).is_break() {
+                return Ok(());
             }
         }
     }
@@ -170,69 +167,53 @@ impl Store {
     }
 }
 
-/// The satellites that logged changes of the host.
-fn satellites_of(logs: &[sled::Tree], query: &HistoryQuery) -> Result<BTreeSet<SatelliteId>, StoreError> {
-    let prefix = keys::address(keys::CHANGE, &query.tenant, query.address);
-    let mut satellites = BTreeSet::new();
-    for tree in logs {
-        let mut from = prefix.clone();
-        while let Some(entry) = tree.range(from..).next() {
-            let (key, _) = entry?;
-            if !key.starts_with(&prefix) {
-                break;
-            }
-            let (satellite, _) = keys::parse_change(&key).ok_or(RecordError::Content("a change's key"))?;
-            satellites.insert(satellite);
-            // On to the next satellite: past everything of this one.
-            from = keys::changes_of(&query.tenant, query.address, satellite);
-            from.extend([0xff; 15]);
+/// Where the last change of the host is logged, for each satellite and protocol that saw it.
+fn last_changes(trees: &Trees, query: &HistoryQuery) -> Result<Vec<(SatelliteId, Pointer)>, StoreError> {
+    let mut last = Vec::new();
+    for entry in trees.state.scan_prefix(keys::address(keys::HOST, &query.tenant, query.address)) {
+        let (key, _) = entry?;
+        let Some((_, satellite, _, part)) = keys::parse_host(&key) else {
+            return Err(RecordError::Content("a host's key").into());
+        };
+        if part == 0 {
+            let (state, _) = HostState::read(trees, &key[..key.len() - 1])?;
+            last.extend(state.last_change.map(|pointer| (satellite, pointer)));
         }
     }
-    Ok(satellites)
+    Ok(last)
 }
 
-/// One satellite's changes of the host, in their order.
-struct Walk {
-    entries: Box<dyn Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>>,
-    head: Option<Head>,
+/// One satellite's changes of one protocol of the host, in their order.
+struct Walk<'a> {
+    satellite: SatelliteId,
+    reader: Reader<'a>,
+    trail: std::vec::IntoIter<Pointer>,
+    head: Option<Read>,
     /// The latest time up to the head: a clock that was set back must not put what follows before what went.
     at: Timestamp,
 }
 
-struct Head {
-    satellite: SatelliteId,
-    moment: Moment,
-    record: ChangeRecord,
-}
-
-impl Walk {
-    fn new(logs: &[sled::Tree], prefix: &[u8]) -> Result<Self, StoreError> {
-        let entries: Vec<sled::Iter> = logs.iter().map(|tree| tree.scan_prefix(prefix)).collect();
-        let entries = Box::new(entries.into_iter().flatten());
-        let mut walk = Self { entries, head: None, at: Timestamp::MIN };
+impl<'a> Walk<'a> {
+    fn new(trees: &'a Trees, satellite: SatelliteId, last: Pointer, oldest: u32) -> Result<Self, StoreError> {
+        let mut reader = Reader::new(trees, satellite);
+        let trail = reader.trail(Some(last), oldest)?.into_iter();
+        let mut walk = Self { satellite, reader, trail, head: None, at: Timestamp::MIN };
         walk.next()?;
         Ok(walk)
     }
 
     /// Takes the head off and reads the one behind it.
-    fn next(&mut self) -> Result<Option<Head>, StoreError> {
-        let next = match self.entries.next() {
-            None => None,
-            Some(entry) => {
-                let (key, value) = entry?;
-                let (satellite, order) =
-                    keys::parse_change(&key).ok_or(RecordError::Content("a change's key"))?;
-                let record: ChangeRecord = decode(&value)?;
-                Some(Head { satellite, moment: moment_of(&record, order)?, record })
-            }
-        };
+    fn next(&mut self) -> Result<Option<Read>, StoreError> {
+        let mut next = None;
+        while next.is_none()
+            && let Some(at) = self.trail.next()
+        {
+            // `None`: its month was dropped in the meantime.
+            next = self.reader.read(at)?;
+        }
         if let Some(next) = &next {
-            self.at = self.at.max(next.moment.shown());
+            self.at = self.at.max(next.shown()?);
         }
         Ok(std::mem::replace(&mut self.head, next))
     }
-}
-
-fn moment_of(record: &ChangeRecord, order: Order) -> Result<Moment, StoreError> {
-    Ok(Moment { order, at: convert::time_from_wire(record.at_ms)?, skew_ms: record.skew_ms })
 }

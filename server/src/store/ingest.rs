@@ -2,12 +2,13 @@
 //! noted, the cursor moved — all in one commit, durable before anybody is told. [`plan`] decides; it does no I/O but
 //! through the view that it is given.
 
+use super::changes::Packer;
 use super::gap::{Gap, GapRecord};
 use super::inventory::{HostState, write_parts};
 use super::keys;
 use super::merge::merge;
 use super::moment::{Moment, Order};
-use super::record::{Evolving, MAX_VALUE_BYTES, decode, encode, encode_over};
+use super::record::{Evolving, decode, encode, encode_over};
 use super::sweeps::SweepRecord;
 use super::view::{View, Writes};
 use super::writer::Class;
@@ -95,11 +96,11 @@ pub struct Cursor {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct CursorRecord {
+pub(super) struct CursorRecord {
     #[prost(uint64, tag = "1")]
-    sequence: u64,
+    pub sequence: u64,
     #[prost(int64, tag = "2")]
-    moved_at_ms: i64,
+    pub moved_at_ms: i64,
     /// Counts the satellite's epochs from 1.
     #[prost(uint32, tag = "3")]
     ordinal: u32,
@@ -112,34 +113,6 @@ struct CursorRecord {
 
 impl Evolving for CursorRecord {
     const LAST_FIELD: u32 = 5;
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct ChangeRecord {
-    #[prost(message, repeated, tag = "1")]
-    pub changes: Vec<ChangeEntry>,
-    #[prost(bool, tag = "2")]
-    pub late: bool,
-    /// By the satellite's clock.
-    #[prost(int64, tag = "3")]
-    pub at_ms: i64,
-    /// How far that clock was ahead of the server's.
-    #[prost(sint64, tag = "4")]
-    pub skew_ms: i64,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct ChangeEntry {
-    #[prost(enumeration = "v1::Protocol", tag = "1")]
-    pub protocol: i32,
-    #[prost(enumeration = "v1::PortState", tag = "2")]
-    pub from: i32,
-    #[prost(enumeration = "v1::PortState", tag = "3")]
-    pub to: i32,
-    #[prost(enumeration = "v1::Reason", tag = "4")]
-    pub reason: i32,
-    #[prost(message, optional, tag = "5")]
-    pub ports: Option<v1::PortSpans>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -194,6 +167,23 @@ impl Store {
     }
 }
 
+impl Store {
+    /// What never arrived from a satellite, over all its epochs; `acked` is that of the newest.
+    ///
+    /// # Errors
+    /// When a record cannot be read.
+    pub fn losses(&self, satellite: SatelliteId) -> Result<Cursor, StoreError> {
+        let mut newest = CursorRecord::default();
+        for (_, value) in self.trees()?.scan_prefix(&keys::cursors_of(satellite))? {
+            let record: CursorRecord = decode(&value)?;
+            if record.ordinal >= newest.ordinal {
+                newest = record;
+            }
+        }
+        Ok(Cursor { acked: newest.sequence, missing: newest.missing, dropped: newest.dropped })
+    }
+}
+
 /// The cursors of a satellite.
 struct Numbering {
     key: Vec<u8>,
@@ -234,11 +224,7 @@ impl Numbering {
     }
 
     fn cursor(&self) -> Cursor {
-        Cursor {
-            acked: self.current.sequence,
-            missing: self.current.missing,
-            dropped: self.current.dropped,
-        }
+        Cursor { acked: self.current.sequence, missing: self.current.missing, dropped: self.current.dropped }
     }
 }
 
@@ -255,6 +241,7 @@ pub fn plan(view: &dyn View, batch: &IngestBatch) -> Result<(IngestOutcome, Writ
         ordinal: numbering.current.ordinal,
         log: keys::log_tree(batch.received_at),
         hosts: BTreeMap::new(),
+        packer: Packer::new(batch.satellite, batch.received_at, batch.skew_ms),
         writes: Writes::default(),
         changes: 0,
     };
@@ -316,6 +303,7 @@ struct Pending<'a> {
     /// The log tree of the month.
     log: String,
     hosts: BTreeMap<(IpAddr, Protocol), Host>,
+    packer: Packer,
     writes: Writes,
     changes: usize,
 }
@@ -345,13 +333,13 @@ impl Pending<'_> {
         let order = self.order(item);
         let at = host.observed_at.min(self.batch.latest());
         let moment = Moment { order, at, skew_ms: self.batch.skew_ms };
-        let mut entries = Vec::new();
         for protocol in Protocol::ALL.iter().copied() {
             let mut seen = host.runs.iter().filter(|run| run.protocol == protocol).peekable();
             if seen.peek().is_none() {
                 continue;
             }
-            let known = self.host(host.address, protocol)?;
+            self.load(host.address, protocol)?;
+            let Some(known) = self.hosts.get_mut(&(host.address, protocol)) else { continue };
             let (runs, changes) = merge(&known.state.runs, seen, moment);
             let first = known.state.runs.is_empty();
             if first {
@@ -362,30 +350,23 @@ impl Pending<'_> {
                 known.state.target.clone_from(&host.target);
                 known.changed = true;
             }
-            entries.extend(changes.into_iter().map(|change| (protocol, change)));
-        }
-        self.changes += entries.iter().map(|(_, change)| change.ports.len()).sum::<usize>();
-        for (chunk, changes) in chunks(&entries).into_iter().enumerate() {
-            let chunk = u16::try_from(chunk).unwrap_or(u16::MAX);
-            let key =
-                keys::change(&self.batch.tenant, host.address, self.batch.satellite, order, chunk);
-            let (at_ms, skew_ms) = (at.as_millisecond(), self.batch.skew_ms);
-            let record = ChangeRecord { changes, late: item.late, at_ms, skew_ms };
-            self.writes.log(&self.log, key, encode(&record));
+            for change in &changes {
+                self.changes += change.ports.len();
+                let last = known.state.last_change;
+                let place = (host.address, protocol);
+                known.state.last_change = self.packer.push(moment, item.late, place, change, last);
+            }
         }
         Ok(())
     }
 
-    fn host(&mut self, address: IpAddr, protocol: Protocol) -> Result<&mut Host, StoreError> {
-        use std::collections::btree_map::Entry;
-        match self.hosts.entry((address, protocol)) {
-            Entry::Occupied(entry) => Ok(entry.into_mut()),
-            Entry::Vacant(entry) => {
-                let prefix = keys::host(&self.batch.tenant, address, self.batch.satellite, protocol);
-                let (state, parts) = HostState::read(self.view, &prefix)?;
-                Ok(entry.insert(Host { state, parts, changed: false }))
-            }
+    fn load(&mut self, address: IpAddr, protocol: Protocol) -> Result<(), StoreError> {
+        if let std::collections::btree_map::Entry::Vacant(entry) = self.hosts.entry((address, protocol)) {
+            let prefix = keys::host(&self.batch.tenant, address, self.batch.satellite, protocol);
+            let (state, parts) = HostState::read(self.view, &prefix)?;
+            entry.insert(Host { state, parts, changed: false });
         }
+        Ok(())
     }
 
     fn end_sweep(&mut self, item: &IngestItem, sweep: &SweepEnd) {
@@ -402,7 +383,8 @@ impl Pending<'_> {
     }
 
     fn finish(self) -> Result<Writes, StoreError> {
-        let Self { view, batch, hosts, mut writes, .. } = self;
+        let Self { view, batch, hosts, mut writes, packer, .. } = self;
+        packer.finish(&mut writes);
         let mut names: BTreeMap<Vec<u8>, NameRecord> = BTreeMap::new();
         for ((address, protocol), host) in hosts.iter().filter(|(_, host)| host.changed) {
             let prefix = keys::host(&batch.tenant, *address, batch.satellite, *protocol);
@@ -433,32 +415,4 @@ impl Pending<'_> {
 /// Whether a target as it was typed is a host name.
 pub fn is_name(target: &str) -> bool {
     matches!(target.parse::<TargetSpec>(), Ok(TargetSpec { target: Target::Name(_), .. }))
-}
-
-/// Packs changes into values of bounded size; a change whose ports alone are larger is split by ranges.
-fn chunks(entries: &[(Protocol, super::merge::RunChange)]) -> Vec<Vec<ChangeEntry>> {
-    use prost::Message as _;
-    let mut chunks: Vec<Vec<ChangeEntry>> = Vec::new();
-    let mut room = 0;
-    for (protocol, change) in entries {
-        for ports in super::inventory::split(&change.ports) {
-            let entry = ChangeEntry {
-                protocol: v1::Protocol::from(*protocol).into(),
-                from: v1::PortState::from(change.from).into(),
-                to: v1::PortState::from(change.to).into(),
-                reason: v1::Reason::from(change.reason).into(),
-                ports: Some((&ports).into()),
-            };
-            let size = entry.encoded_len() + 4;
-            match chunks.last_mut() {
-                Some(chunk) if size <= room => chunk.push(entry),
-                _ => {
-                    room = MAX_VALUE_BYTES - 64;
-                    chunks.push(vec![entry]);
-                }
-            }
-            room = room.saturating_sub(size);
-        }
-    }
-    chunks
 }

@@ -1,5 +1,6 @@
 //! The current state of ports: reading and writing a host's record, and the inventory that operators ask for.
 
+use super::changes::Pointer;
 use super::merge::KnownRun;
 use super::moment::{Moment, Order};
 use super::record::{Evolving, MAX_VALUE_BYTES, RecordError, decode, encode_with, unknown_fields};
@@ -25,6 +26,8 @@ pub(super) struct HostState {
     pub target: String,
     pub first_seen: Moment,
     pub runs: Vec<KnownRun>,
+    /// Where its last change is logged.
+    pub last_change: Option<Pointer>,
     /// Fields of the record that this version does not know.
     unknown: Vec<u8>,
 }
@@ -42,10 +45,13 @@ struct HostPart {
     /// In the first part: how many there are; 0: as many as stand there.
     #[prost(uint32, tag = "5")]
     parts: u32,
+    /// In the first part.
+    #[prost(message, optional, tag = "6")]
+    last_change: Option<Pointer>,
 }
 
 impl Evolving for HostPart {
-    const LAST_FIELD: u32 = 5;
+    const LAST_FIELD: u32 = 6;
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -103,7 +109,7 @@ impl HostState {
     fn unknown() -> Self {
         let order = Order::default();
         let first_seen = Moment { order, at: Timestamp::UNIX_EPOCH, skew_ms: 0 };
-        Self { target: String::new(), first_seen, runs: Vec::new(), unknown: Vec::new() }
+        Self { target: String::new(), first_seen, runs: Vec::new(), last_change: None, unknown: Vec::new() }
     }
 
     /// Reads all parts of a host; also says how many there are.
@@ -132,6 +138,7 @@ impl HostState {
         self.target = part.target;
         if part.parts != 0 {
             self.unknown = unknown_fields::<HostPart>(bytes);
+            self.last_change = part.last_change;
         }
         for run in &part.runs {
             let known = KnownRun {
@@ -191,6 +198,7 @@ pub(super) fn write_parts(writes: &mut Writes, prefix: &[u8], state: &HostState,
             runs,
             first_seen_skew_ms: state.first_seen.skew_ms,
             parts: if number == 0 { u32::try_from(count).unwrap_or(u32::MAX) } else { 0 },
+            last_change: state.last_change.filter(|_| number == 0),
         };
         let unknown = if number == 0 { state.unknown.as_slice() } else { &[] };
         writes.put(part_key(prefix, number), encode_with(&part, unknown));

@@ -23,8 +23,8 @@ pub(super) const HOST: u8 = b'H';
 pub(super) const NAME: u8 = b'N';
 /// In `state`: what happened to a satellite's records.
 pub(super) const PROBLEM: u8 = b'P';
-/// In a log: changes of one (tenant, address, satellite), by their order.
-pub(super) const CHANGE: u8 = b'd';
+/// In a log: chunks of one satellite's changes, by their order.
+pub(super) const CHANGES: u8 = b'd';
 /// In a log: one sweep of one satellite, by their order.
 pub(super) const SWEEP: u8 = b'w';
 /// In a log: what never arrived from one satellite.
@@ -123,23 +123,14 @@ pub(super) fn name(tenant_name: &str, host_name: &str) -> Vec<u8> {
     key
 }
 
-/// All changes of one host as one satellite saw them.
-pub(super) fn changes_of(tenant: &str, ip: IpAddr, satellite: SatelliteId) -> Vec<u8> {
-    let mut key = address(CHANGE, tenant, ip);
+/// One chunk of a satellite's changes, in the place of the first record that it has changes of.
+pub(super) fn chunk(satellite: SatelliteId, place: Order, chunk: u32) -> Vec<u8> {
+    let mut key = vec![CHANGES];
     key.extend(satellite.as_bytes());
+    key.extend(place.ordinal.to_be_bytes());
+    key.extend(place.sequence.to_be_bytes());
+    key.extend(chunk.to_be_bytes());
     key
-}
-
-/// One chunk of changes. Within a host and satellite they sort by order.
-pub(super) fn change(tenant: &str, ip: IpAddr, satellite: SatelliteId, order: Order, chunk: u16) -> Vec<u8> {
-    ordered(changes_of(tenant, ip, satellite), order, chunk)
-}
-
-/// Takes a change key apart: who saw it, and its place.
-pub(super) fn parse_change(key: &[u8]) -> Option<(SatelliteId, Order)> {
-    let (_, rest) = parse_address(key)?;
-    let (satellite, rest) = rest.split_at_checked(16)?;
-    Some((SatelliteId::from_slice(satellite)?, parse_order(rest)?))
 }
 
 /// All sweeps of a satellite.
@@ -183,6 +174,16 @@ pub(super) fn log_tree(at: Timestamp) -> String {
     at.to_zoned(TimeZone::UTC).strftime("log-%Y-%m").to_string()
 }
 
+/// The year times 100 plus the month of a log tree.
+pub(super) fn month(log_tree: &str) -> u32 {
+    log_tree.bytes().filter(u8::is_ascii_digit).fold(0, |month, digit| month * 10 + u32::from(digit - b'0'))
+}
+
+/// The log tree of a month.
+pub(super) fn log_tree_of(month: u32) -> String {
+    format!("log-{:04}-{:02}", month / 100, month % 100)
+}
+
 pub(super) fn is_log_tree(name: &[u8]) -> bool {
     name.starts_with(b"log-")
 }
@@ -210,7 +211,7 @@ mod tests {
     fn damaged_keys_are_no_keys() {
         for key in [&b""[..], b"H", b"H\xff", b"H\x00\x05", b"H\x00\x04\x01\x02"] {
             assert_eq!(parse_host(key), None);
-            assert_eq!(parse_change(key), None);
+            assert_eq!(parse_order(key), None);
         }
     }
 
@@ -218,5 +219,7 @@ mod tests {
     fn months() {
         let at: Timestamp = "2026-11-30T23:59:59Z".parse().unwrap();
         assert_eq!(log_tree(at), "log-2026-11");
+        assert_eq!(month("log-2026-11"), 202_611);
+        assert_eq!(log_tree_of(202_601), "log-2026-01");
     }
 }

@@ -7,7 +7,10 @@
 //! [`sums`] over everything and a high-water [`mark`] outside sled show what sled lost or changed unnoticed. Whoever
 //! reads gets ranges, never the whole store.
 
+mod changes;
+mod dump;
 mod engine;
+mod examine;
 mod gap;
 mod history;
 mod ingest;
@@ -19,6 +22,8 @@ mod moment;
 mod problem;
 mod record;
 mod registry;
+mod repair;
+mod replace;
 mod rescue;
 mod retention;
 mod space;
@@ -28,6 +33,8 @@ mod upgrade;
 mod view;
 mod writer;
 
+pub use dump::{About, Contents, DumpError, Part, check, check_stream, read, sums_of};
+pub use examine::{Examination, TreeReport, bytes_of, examine};
 pub use gap::Gap;
 pub use history::{Change, FirstSeen, HistoryQuery};
 pub use ingest::{Cursor, IngestBatch, IngestItem, IngestOutcome, SweepEnd, is_name, plan};
@@ -35,6 +42,7 @@ pub use inventory::{InventoryQuery, InventoryRow};
 pub use moment::{Moment, Order};
 pub use problem::ProblemRecord;
 pub use registry::{SatelliteRecord, TokenRecord};
+pub use repair::{Base, Damage, Repaired};
 pub use sums::{Sum, Sums};
 pub use view::{TreeWrites, View, Writes};
 
@@ -46,12 +54,12 @@ use record::RecordError;
 use rescue::Rescue;
 use space::Space;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use writer::Writer;
 
 /// The on-disk format; a server reads its own and earlier ones, and refuses later ones.
-const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 2;
 /// How far a satellite's clock may run ahead before its times are cut.
 const MAX_AHEAD: SignedDuration = SignedDuration::from_hours(24);
 /// Bytes that must be free on the store's file system for observations to be taken, unless the settings say otherwise.
@@ -61,7 +69,11 @@ pub const MIN_FREE: u64 = 256 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// There is none.
-    #[error("{} holds no store: was it moved? Restore it from a backup, or initialise a new server elsewhere", .0.display())]
+    #[error(
+        "{} holds no store: was it moved? Put it back with `portolan-server restore BACKUP --store-only --data-dir DIR`, or \
+         go on from the newest export with `portolan-server doctor --repair --data-dir DIR`",
+        .0.display()
+    )]
     Missing(PathBuf),
     /// It does not open, or is not what was written.
     #[error(
@@ -155,6 +167,9 @@ pub struct Store {
     writer: Writer,
     health: watch::Receiver<Health>,
     space: Space,
+    path: PathBuf,
+    /// One dump at a time.
+    dumping: Arc<Mutex<()>>,
 }
 
 impl Store {
@@ -194,11 +209,9 @@ impl Store {
                         StoreError::Damaged { path, reason, untouched }
                     }
                     // A record that its checksum gives away, or an engine that does not go on: all the same here.
-                    StoreError::Record(_) | StoreError::Engine(_) => StoreError::Damaged {
-                        path: path.to_owned(),
-                        reason: error.to_string(),
-                        untouched,
-                    },
+                    StoreError::Record(_) | StoreError::Engine(_) => {
+                        StoreError::Damaged { path: path.to_owned(), reason: error.to_string(), untouched }
+                    }
                     other => other,
                 });
             }
@@ -207,7 +220,7 @@ impl Store {
         let space = Space::new(path, min_free);
         let (health_sender, health) = watch::channel(Health::Good);
         let writer = Writer::start(engine, space.clone(), trees.clone(), health_sender)?;
-        Ok(Self { trees, writer, health, space })
+        Ok(Self { trees, writer, health, space, path: path.to_owned(), dumping: Arc::default() })
     }
 
     /// What is open right now. Held only as long as it is read.
@@ -215,9 +228,30 @@ impl Store {
         self.trees.load_full().ok_or(StoreError::Closed)
     }
 
+    /// A file that stands beside the store's directory.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.path.with_file_name(name)
+    }
+
     /// Bytes on disk.
     pub fn size_on_disk(&self) -> u64 {
         self.trees().map_or(0, |trees| trees.size_on_disk())
+    }
+
+    /// Bytes of all keys and values. Reads everything. Blocking.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn live_bytes(&self) -> Result<u64, StoreError> {
+        let trees = self.trees()?;
+        let mut bytes = 0;
+        for name in trees.log_names().into_iter().chain([sums::STATE.to_owned()]) {
+            trees.each(&name, |key, value| {
+                bytes += (key.len() + value.len()) as u64;
+                Ok(())
+            })?;
+        }
+        Ok(bytes)
     }
 
     /// Bytes free on its file system.
@@ -260,5 +294,9 @@ fn remove_unfinished_snapshots(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+#[cfg(test)]
+mod bit_flips;
+#[cfg(test)]
+pub(crate) mod sample;
 #[cfg(test)]
 mod tests;

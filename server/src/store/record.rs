@@ -54,10 +54,18 @@ pub(super) fn encode_with(message: &impl Message, unknown: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Whether a record is as it was written, whatever it says.
+pub(super) fn is_intact(bytes: &[u8]) -> bool {
+    bytes.split_first_chunk::<5>().is_some_and(|(head, message)| {
+        let [version, checksum @ ..] = *head;
+        crc32c::crc32c_append(crc32c::crc32c(&[version]), message) == u32::from_be_bytes(checksum)
+    })
+}
+
 pub(super) fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, RecordError> {
     let (head, message) = bytes.split_first_chunk::<5>().ok_or(RecordError::Checksum)?;
-    let [version, checksum @ ..] = *head;
-    if crc32c::crc32c_append(crc32c::crc32c(&[version]), message) != u32::from_be_bytes(checksum) {
+    let [version, ..] = *head;
+    if !is_intact(bytes) {
         return Err(RecordError::Checksum);
     }
     if version != VERSION {

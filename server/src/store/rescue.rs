@@ -45,13 +45,13 @@ impl Rescue {
         let files = files_of(&self.store)?;
         let mut total = 0;
         for file in &files {
-            total += file.metadata()?.len();
+            total += self.store.join(file).metadata()?.len();
         }
         if total > MAX_BYTES {
             return Ok(false);
         }
         fs::create_dir(&unfinished)?;
-        copy_all(&files, &unfinished)?;
+        copy_all(&self.store, &files, &unfinished)?;
         fs::rename(&unfinished, self.copy())?;
         File::open(&self.store)?.sync_all()?;
         Ok(true)
@@ -77,32 +77,54 @@ impl Rescue {
     /// The copy stays until it is discarded, so that dying here loses nothing.
     fn put_back(&self) -> io::Result<()> {
         let kept = files_of(&self.copy())?;
-        copy_all(&kept, &self.store)?;
+        copy_all(&self.copy(), &kept, &self.store)?;
         for file in files_of(&self.store)? {
-            if !kept.iter().any(|known| known.file_name() == file.file_name()) {
-                fs::remove_file(file)?;
+            if !kept.contains(&file) {
+                fs::remove_file(self.store.join(file))?;
             }
         }
         Ok(())
     }
 }
 
-fn copy_all(files: &[PathBuf], to: &Path) -> io::Result<()> {
+/// Copies files to the same places below another directory, durably.
+fn copy_all(from: &Path, files: &[PathBuf], to: &Path) -> io::Result<()> {
     for file in files {
-        if let Some(name) = file.file_name() {
-            fs::copy(file, to.join(name))?;
-            File::open(to.join(name))?.sync_all()?;
+        let target = to.join(file);
+        if let Some(directory) = target.parent() {
+            fs::create_dir_all(directory)?;
         }
+        fs::copy(from.join(file), &target)?;
+        File::open(&target)?.sync_all()?;
     }
     File::open(to)?.sync_all()
 }
 
-fn files_of(directory: &Path) -> io::Result<Vec<PathBuf>> {
+/// Makes everything below a directory durable, names and all.
+pub(super) fn sync(directory: &Path) -> io::Result<()> {
+    for file in files_of(directory)? {
+        let file = directory.join(file);
+        File::open(&file)?.sync_all()?;
+        if let Some(parent) = file.parent() {
+            File::open(parent)?.sync_all()?;
+        }
+    }
+    File::open(directory)?.sync_all()
+}
+
+/// The files below a directory, as paths from there; copies that a start makes are none of them.
+pub(super) fn files_of(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            files.push(entry.path());
+    let mut waiting = vec![PathBuf::new()];
+    while let Some(below) = waiting.pop() {
+        for entry in fs::read_dir(directory.join(&below))? {
+            let entry = entry?;
+            let (kind, name) = (entry.file_type()?, entry.file_name());
+            if kind.is_file() {
+                files.push(below.join(name));
+            } else if kind.is_dir() && name != COPY && name != UNFINISHED {
+                waiting.push(below.join(name));
+            }
         }
     }
     Ok(files)

@@ -1,9 +1,9 @@
 //! Sweep records: one small record that proves what an unchanged sweep covered.
 
-use super::inventory::split;
-use super::record::{RecordError, decode};
 use super::engine::Trees;
+use super::inventory::split;
 use super::moment::Order;
+use super::record::{RecordError, decode};
 use super::{StoreError, keys};
 use jiff::Timestamp;
 use portolan_common::addresses::{AddressRange, AddressSet};

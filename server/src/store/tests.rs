@@ -178,7 +178,8 @@ async fn what_never_arrived_is_told_apart_from_what_was_dropped() {
     let cursor = f.store.cursor(SATELLITE, EPOCH).await.unwrap();
     assert_eq!(cursor, Cursor { acked: 9, missing: 2, dropped: 40 });
     let gaps = f.store.gaps(SATELLITE, 10).unwrap();
-    let told: Vec<_> = gaps.iter().map(|gap| (gap.first, gap.last, gap.hosts, gap.reason.is_some())).collect();
+    let told: Vec<_> =
+        gaps.iter().map(|gap| (gap.first, gap.last, gap.hosts, gap.reason.is_some())).collect();
     assert_eq!(told, [(4, 8, 40, true), (1, 2, 0, false)], "newest first");
     assert_eq!(f.store.gaps(SATELLITE, 1).unwrap().len(), 1);
 }

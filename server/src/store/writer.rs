@@ -81,6 +81,8 @@ enum Control {
     Tap(SyncSender<Writes>, oneshot::Sender<Sums>),
     /// Ends that; answers with the sums at that point, or `None` when the tap was given up.
     Untap(oneshot::Sender<Option<Sums>>),
+    /// Answers with the sums.
+    Sums(oneshot::Sender<Sums>),
 }
 
 /// A plan and whoever waits for it.
@@ -125,8 +127,7 @@ impl Writer {
         trees.store(Some(engine.trees.clone()));
         let path = engine.trees.path().to_owned();
         let room = [(); 3].map(|()| Arc::new(Semaphore::new(QUEUE)));
-        let shared =
-            Arc::new(Shared { queues: Mutex::default(), wake: Condvar::new(), room, trees, health });
+        let shared = Arc::new(Shared { queues: Mutex::default(), wake: Condvar::new(), room, trees, health });
         let thread =
             Thread { shared: shared.clone(), engine: Some(engine), path: path.clone(), space, tap: None };
         let thread = std::thread::Builder::new()
@@ -159,18 +160,26 @@ impl Writer {
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Hands a copy of everything written from now on to `tap`; returns the sums before the first of it.
-    pub(super) async fn tap(&self, tap: SyncSender<Writes>) -> Result<Sums, StoreError> {
+    /// Hands a copy of everything written from now on to `tap`; answers with the sums before the first of it.
+    pub(super) fn tap(&self, tap: SyncSender<Writes>) -> Result<oneshot::Receiver<Sums>, StoreError> {
         let (answer, answered) = oneshot::channel();
         self.control(Control::Tap(tap, answer))?;
-        answered.await.map_err(|_| StoreError::Closed)
+        Ok(answered)
     }
 
-    /// Ends the tap; returns the sums after the last of it, or `None` when it was given up because it did not keep up.
-    pub(super) async fn untap(&self) -> Result<Option<Sums>, StoreError> {
+    /// Ends the tap; answers with the sums after the last of it, or `None` when it was given up because it did not keep
+    /// up.
+    pub(super) fn untap(&self) -> Result<oneshot::Receiver<Option<Sums>>, StoreError> {
         let (answer, answered) = oneshot::channel();
         self.control(Control::Untap(answer))?;
-        answered.await.map_err(|_| StoreError::Closed)
+        Ok(answered)
+    }
+
+    /// Answers with the sums after the last commit.
+    pub(super) fn sums(&self) -> Result<oneshot::Receiver<Sums>, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.control(Control::Sums(answer))?;
+        Ok(answered)
     }
 
     fn control(&self, control: Control) -> Result<(), StoreError> {
@@ -318,6 +327,9 @@ impl Thread {
                 }
                 Control::Untap(answer) => {
                     let _ = answer.send(self.tap.take().map(|_| sums));
+                }
+                Control::Sums(answer) => {
+                    let _ = answer.send(sums);
                 }
             }
         }

@@ -90,9 +90,7 @@ impl Committer {
                     missing = outcome.missing,
                     "records never arrived, and the satellite does not account for them"
                 );
-                self.problems
-                    .note(Event::RecordsMissing, self.satellite, outcome.missing, received_at)
-                    .await;
+                self.problems.note(Event::RecordsMissing, self.satellite, outcome.missing, received_at).await;
             }
             if outcome.dropped > 0 {
                 self.metrics.hosts_dropped.inc_by(outcome.dropped);

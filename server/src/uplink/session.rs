@@ -4,9 +4,7 @@
 use super::UplinkService;
 use super::commit::{Committer, Received};
 use super::hub::{Hub, Joined};
-use super::replay::{
-    LIVE_CREDIT, REPLAY_CREDIT, TURN, WAITING_CREDIT, is_backlog, reconnect_spread_ms,
-};
+use super::replay::{LIVE_CREDIT, REPLAY_CREDIT, TURN, WAITING_CREDIT, is_backlog, reconnect_spread_ms};
 use super::skew::Skew;
 use crate::problems::Event;
 use crate::scans::Scans;

@@ -115,16 +115,8 @@ fn serve(engine: Engine, dir: &Path, fill_first: bool) -> Result<(), SpoolError>
     };
     let mut held = Held { first: first.max(1), last };
     say("serving");
-    while fill_first {
-        match spool.as_deref_mut().map(|open| append(open, held.last, u64::MAX)) {
-            Some(Ok(end)) => held.last = end,
-            Some(Err(error)) => {
-                say(&format!("full {error}"));
-                break;
-            }
-            None => break,
-        }
-        say(&format!("ack {}", held.last));
+    if fill_first && let Some(open) = spool.as_deref_mut() {
+        held.fill(open);
     }
     let mut orders = io::stdin().lock().lines();
     while let Some(Ok(order)) = orders.next() {
@@ -156,6 +148,16 @@ struct Held {
 }
 
 impl Held {
+    fn fill(&mut self, spool: &mut dyn Spool) {
+        loop {
+            match append(spool, self.last, u64::MAX) {
+                Ok(end) => self.last = end,
+                Err(error) => return say(&format!("full {error}")),
+            }
+            say(&format!("ack {}", self.last));
+        }
+    }
+
     fn obey(&mut self, order: &str, spool: &mut dyn Spool) -> Result<String, SpoolError> {
         let keep_from = match order {
             "trim" => self.first + (self.last - self.first) / 2,

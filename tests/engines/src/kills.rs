@@ -44,6 +44,7 @@ struct Tally {
     window_off: u64,
     unacked_found: u64,
     errors: Vec<String>,
+    losses: Vec<String>,
     opens: Spread,
 }
 
@@ -88,7 +89,7 @@ pub fn run(engine: Engine, plan: Plan, scratch: &Path, disk: Option<&Disk>) -> a
         "unopenable": tally.unopenable, "hangs": tally.hangs, "rescues_or_repairs": tally.rescues,
         "acked_lost": tally.lost, "wrong_records": tally.wrong, "gaps": tally.gaps, "torn_groups": tally.torn,
         "window_off": tally.window_off, "unacked_groups_found": tally.unacked_found,
-        "open_ms": tally.opens.in_ms(), "errors": tally.errors, "seconds": begun.elapsed().as_secs(),
+        "open_ms": tally.opens.in_ms(), "losses": tally.losses, "errors": tally.errors, "seconds": begun.elapsed().as_secs(),
     }))
 }
 
@@ -97,7 +98,7 @@ fn moment(seed: u64, n: u64) -> Duration {
     Duration::from_secs_f64(LONGEST.as_secs_f64().mul_add(1000.0, 0.0).powf(fraction(mix(seed) ^ n)) / 1000.0)
 }
 
-/// With a disk the power goes first: what the writer says between the two was on the disk before.
+/// With a disk the power goes first: what the writer said before it died was on the disk.
 fn kill_a_writer(
     engine: Engine,
     directory: &Path,
@@ -107,10 +108,11 @@ fn kill_a_writer(
 ) -> anyhow::Result<Lines> {
     let mut writer = start(&["child", "write", engine.name()], directory, &[&window.to_string()])?;
     std::thread::sleep(moment);
-    if let Some(disk) = disk {
-        disk.cut()?;
+    // It may sleep in a sync that the cut holds up; the signal counts before the sync can return.
+    match disk {
+        Some(disk) => disk.cut(|| writer.kill())??,
+        None => writer.kill()?,
     }
-    writer.kill()?;
     let lines = run_to_end(writer, PATIENCE)?.lines;
     if let Some(disk) = disk {
         disk.restore()?;
@@ -137,7 +139,10 @@ fn judge(tally: &mut Tally, known: &mut Known, window: u64, ended: &Ended) -> bo
     };
     tally.wrong += wrong;
     tally.gaps += missing;
-    tally.lost += known.acked.saturating_sub(last);
+    if last < known.acked {
+        tally.lost += known.acked - last;
+        tally.losses.push(format!("kill {}: {last} of {}, rescued: {rescued}", tally.kills, known.acked));
+    }
     if last > known.acked {
         tally.unacked_found += 1;
         // At most one group was under way, and it is there whole or not at all.

@@ -129,10 +129,7 @@ async fn serve(
     Ok(())
 }
 
-async fn answer(
-    request: http::Request<hyper::body::Incoming>,
-    shared: Arc<Shared>,
-) -> http::Response<Body> {
+async fn answer(request: http::Request<hyper::body::Incoming>, shared: Arc<Shared>) -> http::Response<Body> {
     if request.uri().path().trim_start_matches('/') != CONNECT {
         return Status::unimplemented("only the uplink passes here").into_http();
     }

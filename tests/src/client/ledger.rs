@@ -95,7 +95,7 @@ impl Ledger {
     }
 
     /// The next sequence to send on this connection, if there is one and credit for it.
-    pub fn next(&mut self) -> Option<u64> {
+    pub fn next_to_send(&mut self) -> Option<u64> {
         let on_their_way = self.next - 1 - self.stream_acked;
         if on_their_way >= u64::from(self.credit) || self.next > self.goal.max(self.sent) {
             return None;
@@ -203,7 +203,7 @@ mod tests {
                 let credit = Some(u32::try_from(chance.between(1, 20)).unwrap());
                 ledger.welcome(&v1::Welcome { credit, ..welcome(counted) }).unwrap();
                 for _ in 0..chance.below(80) {
-                    if let Some(sequence) = ledger.next() {
+                    if let Some(sequence) = ledger.next_to_send() {
                         assert_eq!(sequence, counted + 1, "in order and without gaps");
                         counted = sequence;
                     }
@@ -222,11 +222,14 @@ mod tests {
         let mut ledger = Ledger::new();
         ledger.set_goal(100);
         ledger.welcome(&v1::Welcome { credit: Some(0), ..welcome(0) }).unwrap();
-        assert_eq!(ledger.next(), None);
+        assert_eq!(ledger.next_to_send(), None);
         ledger.set_credit(2);
-        assert_eq!([ledger.next(), ledger.next(), ledger.next()], [Some(1), Some(2), None]);
+        assert_eq!(
+            [ledger.next_to_send(), ledger.next_to_send(), ledger.next_to_send()],
+            [Some(1), Some(2), None]
+        );
         ledger.ack(1).unwrap();
-        assert_eq!([ledger.next(), ledger.next()], [Some(3), None]);
+        assert_eq!([ledger.next_to_send(), ledger.next_to_send()], [Some(3), None]);
     }
 
     #[test]
@@ -234,7 +237,7 @@ mod tests {
         let mut ledger = Ledger::new();
         ledger.set_goal(10);
         ledger.welcome(&welcome(0)).unwrap();
-        while ledger.next().is_some() {}
+        while ledger.next_to_send().is_some() {}
         ledger.ack(7).unwrap();
         assert_eq!(ledger.ack(6), Err(Breach::Backwards { from: 7, to: 6 }));
         assert_eq!(ledger.ack(11), Err(Breach::Invented { sent: 10, claims: 11 }));
@@ -242,6 +245,6 @@ mod tests {
         assert_eq!(ledger.welcome(&welcome(11)), Err(Breach::Invented { sent: 10, claims: 11 }));
         ledger.allow_rewinds();
         ledger.welcome(&welcome(3)).unwrap();
-        assert_eq!((ledger.next(), ledger.rewinds()), (Some(4), 1));
+        assert_eq!((ledger.next_to_send(), ledger.rewinds()), (Some(4), 1));
     }
 }

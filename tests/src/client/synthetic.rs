@@ -4,17 +4,19 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use portolan_proto::v1::{self, uplink_client::UplinkClient, uplink_down::Message as Down, uplink_up::Message as Up};
+use portolan_proto::v1::{
+    self, uplink_client::UplinkClient, uplink_down::Message as Down, uplink_up::Message as Up,
+};
 use portolan_transport::dial::Dialer;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use super::dialer_of;
 use super::ledger::{Breach, Ledger};
 use super::messages::{hello, now_ms};
 use super::pattern::Pattern;
-use super::dialer_of;
 use crate::deployment::{Deployment, Satellite};
 use crate::lab::Host;
 
@@ -69,7 +71,13 @@ impl Fleet {
     /// Lets a synthetic satellite take the place of an enrolled one, at the port that its server listens on. It connects
     /// at once and says nothing before it is given a goal. `pause` lies between two records.
     #[track_caller]
-    pub fn start(&self, deployment: &Deployment, place: &Satellite, pattern: Pattern, pause: Duration) -> Synthetic {
+    pub fn start(
+        &self,
+        deployment: &Deployment,
+        place: &Satellite,
+        pattern: Pattern,
+        pause: Duration,
+    ) -> Synthetic {
         let dialer = dialer_of(deployment, Some(&place.identity()));
         self.start_at(dialer, place.name(), pattern, pause)
     }
@@ -98,7 +106,8 @@ impl Fleet {
             last_end: String::new(),
             last_ack: Instant::now(),
         };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), wake: Notify::new() });
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), wake: Notify::new() });
         let life = Life { shared: shared.clone(), dialer, pattern, pause };
         if let Some(runtime) = &self.runtime {
             runtime.spawn(life.run());
@@ -317,7 +326,7 @@ impl Life {
         let room = up.reserve().await.map_err(|_| "it was closed".to_owned())?;
         loop {
             let woken = self.shared.wake.notified();
-            let next = self.shared.lock().ledger.next();
+            let next = self.shared.lock().ledger.next_to_send();
             if let Some(sequence) = next {
                 room.send(message(Up::Record(self.pattern.record(sequence))));
                 self.shared.changed.notify_all();

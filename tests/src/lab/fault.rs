@@ -1,7 +1,7 @@
 //! A bad link in one piece: a TCP proxy that does to a connection what a test planned, at the byte it planned.
 //!
-//! It stands on a host, in front of an address. Each connection takes the next fault of the plan; without one it is
-//! passed on unharmed. Two threads carry each connection, one a direction.
+//! It stands on a host, in front of an address. Each connection takes the next fault of the plan, and when that did not
+//! end it, the next; without one it is passed on unharmed. Two threads carry each connection, one a direction.
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
@@ -53,7 +53,7 @@ pub enum Kind {
     Flip,
 }
 
-/// A fault of a connection: what, which way, and after how many bytes that went this way.
+/// A fault of a connection: what, which way, and after how many bytes that went this way since the connection took it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// What happens.
@@ -65,17 +65,22 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Any fault, at a byte that falls into the handshake, the greeting or the records by turns.
-    pub fn any(chance: &mut Chance) -> Self {
+    /// The n-th fault of many, so that every kind has its turn; at a byte that falls into the handshake, the greeting or
+    /// the records.
+    pub fn nth(number: u64, chance: &mut Chance) -> Self {
         let direction = *chance.pick(&[Direction::Out, Direction::Back]);
-        let span = *chance.pick(&[2_000, 12_000, 60_000]);
+        // Acks are few and small.
+        let span = match direction {
+            Direction::Out => *chance.pick(&[3_000, 30_000, 150_000]),
+            Direction::Back => *chance.pick(&[1_500, 6_000, 20_000]),
+        };
         let after = usize::try_from(chance.below(span)).unwrap_or_default();
-        let kind = match chance.below(10) {
-            0..=2 => Kind::Cut,
-            3 => Kind::HalfOpen,
-            4..=5 => Kind::Truncate(usize::try_from(chance.below(2_000)).unwrap_or_default()),
-            6 => Kind::Delay(chance.up_to(Duration::from_millis(150))),
-            7 => Kind::Stall(chance.up_to(Duration::from_millis(3_000))),
+        let kind = match number % 10 {
+            0 | 3 | 7 => Kind::Cut,
+            1 => Kind::HalfOpen,
+            2 | 6 => Kind::Truncate(usize::try_from(chance.below(2_000)).unwrap_or_default()),
+            4 => Kind::Delay(chance.up_to(Duration::from_millis(150))),
+            5 => Kind::Stall(chance.up_to(Duration::from_millis(3_000))),
             8 => Kind::Trickle(usize::try_from(chance.between(1, 400)).unwrap_or_default()),
             _ => Kind::Flip,
         };
@@ -103,11 +108,18 @@ struct Shared {
 #[derive(Debug)]
 struct Connection {
     ends: [TcpStream; 2],
-    fault: Option<Fault>,
+    next: Mutex<Next>,
     /// Swallow everything.
     open_to_nothing: AtomicBool,
     /// It is over.
     over: AtomicBool,
+}
+
+/// What happens next to a connection, and how many bytes went each way since it was taken from the plan.
+#[derive(Debug, Default)]
+struct Next {
+    fault: Option<Fault>,
+    passed: [usize; 2],
 }
 
 impl FaultProxy {
@@ -180,7 +192,7 @@ fn carry(client: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     }
     let connection = Arc::new(Connection {
         ends: [client, server],
-        fault: shared.plan.lock().expect("nobody panics with it").pop_front(),
+        next: Mutex::default(),
         open_to_nothing: AtomicBool::new(false),
         over: AtomicBool::new(false),
     });
@@ -200,9 +212,7 @@ impl Connection {
             Direction::Out => [&self.ends[0], &self.ends[1]],
             Direction::Back => [&self.ends[1], &self.ends[0]],
         };
-        let mut fault = self.fault.filter(|fault| fault.direction == direction);
         let mut late = Duration::ZERO;
-        let mut passed = 0;
         let mut piece = [0; PIECE];
         let mut swallowing_since = None;
         loop {
@@ -219,9 +229,7 @@ impl Connection {
                     return;
                 }
                 Ok(read) => read,
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
-                {
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                     if self.open_to_nothing.load(Ordering::SeqCst) {
                         let since = *swallowing_since.get_or_insert_with(Instant::now);
                         if since.elapsed() > FORGOTTEN {
@@ -234,20 +242,15 @@ impl Connection {
                 Err(_) => return self.reset(),
             };
             let mut bytes = &mut piece[..read];
-            if let Some(planned) = fault
-                && passed + bytes.len() > planned.after
-            {
-                fault = None;
-                let (before, at) = bytes.split_at_mut(planned.after - passed.min(planned.after));
+            if let Some((fault, unharmed)) = self.due(direction, bytes.len(), shared) {
+                let (before, at) = bytes.split_at_mut(unharmed);
                 if to.write_all(before).is_err() {
                     return self.reset();
                 }
-                passed += before.len();
-                shared.done.lock().expect("nobody panics with it").push(planned);
-                if let Kind::Delay(pause) = planned.kind {
+                if let Kind::Delay(pause) = fault.kind {
                     late = pause;
                 }
-                match self.strike(planned.kind, at, to) {
+                match self.strike(fault.kind, at, to) {
                     Ok(rest) => bytes = rest,
                     Err(()) => return self.reset(),
                 }
@@ -259,8 +262,26 @@ impl Connection {
             if to.write_all(bytes).is_err() {
                 return self.reset();
             }
-            passed += bytes.len();
         }
+    }
+
+    /// Counts bytes that are about to pass. When a fault falls on one of them: it, and how many pass before it.
+    fn due(&self, direction: Direction, bytes: usize, shared: &Shared) -> Option<(Fault, usize)> {
+        if self.open_to_nothing.load(Ordering::SeqCst) {
+            return None;
+        }
+        let mut next = self.next.lock().expect("nobody panics with it");
+        if next.fault.is_none() {
+            let fault = shared.plan.lock().expect("nobody panics with it").pop_front();
+            *next = Next { fault, passed: [0, 0] };
+        }
+        let passed = next.passed[direction as usize];
+        next.passed[direction as usize] += bytes;
+        let fault = next.fault.filter(|fault| fault.direction == direction)?;
+        let unharmed = fault.after.checked_sub(passed).filter(|unharmed| *unharmed < bytes)?;
+        next.fault = None;
+        shared.done.lock().expect("nobody panics with it").push(fault);
+        Some((fault, unharmed))
     }
 
     /// What the fault does; returns the bytes that still go their way, or that the connection is over.

@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Socket, Type};
 
 use super::Host;
+use crate::wait::{SOON, try_wait_for};
 
 /// Connections held at a time; the oldest is closed for the newest.
 const HELD: usize = 512;
@@ -62,7 +63,17 @@ fn listen_on(port: u16) -> TcpListener {
         socket.listen(4096)?;
         Ok(socket.into())
     };
-    open().unwrap_or_else(|error| panic!("listen on port {port}: {error}"))
+    // A program that is being started in another thread holds copies of every socket for a moment, also of those that
+    // were closed meanwhile.
+    let listening = try_wait_for(SOON, || match open() {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => None,
+        outcome => Some(outcome),
+    });
+    match listening {
+        Some(Ok(socket)) => socket,
+        Some(Err(error)) => panic!("listen on port {port}: {error}"),
+        None => panic!("port {port} stays in use"),
+    }
 }
 
 fn hold(sockets: &[TcpListener], mut stopped: UnixStream, accepted: &AtomicUsize) {

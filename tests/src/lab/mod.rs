@@ -14,6 +14,7 @@
 //! switched off everywhere, since a rejection that the kernel swallowed would look like silence.
 
 mod delay;
+mod disk;
 mod fault;
 mod firewall;
 mod host;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+pub use self::disk::SmallDisk;
 pub use self::fault::{Direction, Fault, FaultProxy, Kind};
 pub use self::firewall::{Firewall, Place, PortMatch, any, tcp, udp};
 pub use self::host::Host;

@@ -1,10 +1,10 @@
 //! Satellites for people.
 
-use crate::document::satellite::{JoinDocument, SatelliteDocument};
+use crate::document::satellite::{GapDocument, JoinDocument, SatelliteDocument};
 use crate::output::View;
 use crate::output::columns::{Cell, Columns};
 use crate::output::paint::styles;
-use crate::output::text::{grouped, printable};
+use crate::output::text::{bytes, count, grouped, printable};
 use crate::output::time;
 use anstyle::Style;
 use jiff::Timestamp;
@@ -38,10 +38,11 @@ pub fn list(satellites: &[SatelliteDocument<'_>], view: &View) -> String {
             Cell::plain(printable(satellite.address.unwrap_or_default())),
             Cell::plain(last_seen(satellite, view)),
             certificate(satellite.certificate_expires_at.filter(|_| !revoked), view),
-            Cell::plain(match satellite.spool_depth {
-                0 => String::new(),
-                n => grouped(n),
-            }),
+            match (satellite.spool_error, satellite.spool_depth) {
+                (Some(_), _) => Cell::new("stands still", styles::BAD),
+                (None, 0) => Cell::plain(""),
+                (None, n) => Cell::plain(grouped(n)),
+            },
         ]);
     }
     columns.render(view.paint)
@@ -96,15 +97,87 @@ pub fn show(satellite: &SatelliteDocument<'_>, view: &View) -> String {
                 .map_or_else(|| "none".to_owned(), |t| format!("until {}", at(Some(t)))),
         ),
         ("Assignment", format!("revision {}", satellite.assignment_revision)),
-        ("Spool", format!("{} waiting", grouped(satellite.spool_depth))),
+        ("Clock", clock(satellite.clock_skew_ms)),
+        ("Spool", spool(satellite, view)),
+        ("Lost", lost(satellite)),
         ("Capabilities", or_none(&satellite.capabilities.join(", "))),
         ("Id", printable(satellite.id).into_owned()),
     ];
-    let mut page = facts.map(|(name, value)| format!("{name:<13} {value}\n")).concat();
+    let facts = facts.into_iter().filter(|(_, value)| !value.is_empty());
+    let mut page: String = facts.map(|(name, value)| format!("{name:<13} {value}\n")).collect();
+    for gap in &satellite.gaps {
+        page.push_str(&format!("  {}\n", gap_line(gap, view)));
+    }
     if satellite.status == "pending" {
         page.push_str("\nIt has not joined yet. A lost token is replaced by removing and adding it again.\n");
     }
     page
+}
+
+/// Empty while it is not connected.
+fn clock(skew_ms: Option<i64>) -> String {
+    match skew_ms {
+        None => String::new(),
+        Some(0) => "as the server's".to_owned(),
+        Some(ms) => {
+            let way = if ms > 0 { "ahead of" } else { "behind" };
+            format!(
+                "{:.1} s {way} the server's; its times are shown corrected",
+                ms.unsigned_abs() as f64 / 1e3
+            )
+        }
+    }
+}
+
+fn spool(satellite: &SatelliteDocument<'_>, view: &View) -> String {
+    let mut text = format!("{} waiting", count(satellite.spool_depth, "record"));
+    if satellite.spool_bytes > 0 {
+        text.push_str(&format!(", {} on disk", bytes(satellite.spool_bytes)));
+    }
+    if satellite.replaying {
+        text.push_str(", catching up");
+    }
+    if let Some(error) = satellite.spool_error {
+        let error = format!("takes nothing: {}", printable(error));
+        text.push_str(&format!("; {}", view.paint.apply(styles::BAD, &error)));
+    }
+    text
+}
+
+/// Empty when nothing was.
+fn lost(satellite: &SatelliteDocument<'_>) -> String {
+    let mut parts = Vec::new();
+    if satellite.records_missing > 0 {
+        let missing = count(satellite.records_missing, "record");
+        parts.push(format!("{missing} that it does not account for"));
+    }
+    if satellite.hosts_dropped > 0 {
+        parts.push(format!("{} that it dropped", count(satellite.hosts_dropped, "host observation")));
+    }
+    parts.join(", ")
+}
+
+fn gap_line(gap: &GapDocument, view: &View) -> String {
+    let why = match gap.reason.as_str() {
+        "full" => "the spool was full",
+        "age" => "it waited too long",
+        "expired" => "it was acknowledged, and kept no longer",
+        "damaged" => "the spool was damaged",
+        "missing" => "not accounted for",
+        other => other,
+    };
+    let hosts = match (gap.hosts, gap.confirmations) {
+        (0, _) => String::new(),
+        (hosts, same) if hosts == same => {
+            format!(", {}, no change among them", count(hosts, "host observation"))
+        }
+        (hosts, same) => {
+            format!(", {} ({} of them changed nothing)", count(hosts, "host observation"), grouped(same))
+        }
+    };
+    let at = gap.at.map_or_else(String::new, |at| time::local_and_relative(at, view.now, &view.zone));
+    let sequences = format!("{}-{}", gap.first_sequence, gap.last_sequence);
+    format!("{at}  sequences {sequences}{hosts}: {}", printable(why))
 }
 
 /// What to do with a new token.
@@ -181,6 +254,39 @@ new       office   pending                            never
         assert!(text.contains("Last seen     2026-05-01 11:57:00 (3m ago)\n"), "{text}");
         assert!(text.contains("Certificate   until 2026-05-30 12:00:00 (in 29d)\n"), "{text}");
         assert!(text.contains("Capabilities  connect, ipv6\n"), "{text}");
+        assert!(!text.contains("Clock") && !text.contains("Lost"), "{text}");
+    }
+
+    #[test]
+    fn what_was_lost_is_said() {
+        let gap = v1::Gap {
+            at_ms: noon().as_millisecond(),
+            first_sequence: 7,
+            last_sequence: 90,
+            hosts: 400,
+            confirmations: 400,
+            reason: "full".into(),
+        };
+        let wire = v1::Satellite {
+            clock_skew_ms: Some(-90_500),
+            spool_depth: 12,
+            spool_bytes: 1_048_576,
+            spool_error: "no space left on device".into(),
+            replaying: true,
+            gaps: vec![gap],
+            hosts_dropped: 400,
+            records_missing: 1,
+            ..office()
+        };
+        let text = show(&SatelliteDocument::from(&wire), &View::fixed());
+        for line in [
+            "Clock         90.5 s behind the server's; its times are shown corrected\n",
+            "Spool         12 records waiting, 1.0 MiB on disk, catching up; takes nothing: no space left on device\n",
+            "Lost          1 record that it does not account for, 400 host observations that it dropped\n",
+            "sequences 7-90, 400 host observations, no change among them: the spool was full\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
     }
 
     #[test]

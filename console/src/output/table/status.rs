@@ -5,7 +5,7 @@ use crate::output::paint::styles;
 use crate::output::text::{bytes, count, printable};
 use crate::output::time;
 use jiff::{SignedDuration, Timestamp};
-use portolan_proto::v1;
+use portolan_proto::v1::{self, problem::Severity};
 
 /// An operator renews by hand, and has to find the time.
 const OPERATOR_NOTICE: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -38,7 +38,7 @@ pub fn render(status: &v1::StatusResponse, context: &str, view: &View) -> String
         ),
         ("Deployment", format!("{} (context {})", printable(&status.deployment_id), printable(context))),
         ("Certificate", until(status.server_certificate_expires_at_ms)),
-        ("Store", format!("{} on disk", bytes(status.store_bytes))),
+        ("Store", format!("{} on disk, {} free", bytes(status.store_bytes), bytes(status.store_free_bytes))),
         ("Scans", format!("{} running", status.scans_running)),
         ("Satellites", satellites),
     ];
@@ -52,7 +52,27 @@ pub fn render(status: &v1::StatusResponse, context: &str, view: &View) -> String
     }
     let certificate = until(status.operator_certificate_expires_at_ms);
     lines.push(("You", format!("{}, certificate {certificate}", printable(&status.operator))));
-    lines.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect()
+    let mut page: String = lines.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect();
+    for problem in &status.problems {
+        page.push_str(&problem_lines(problem, view));
+    }
+    page
+}
+
+fn problem_lines(problem: &v1::Problem, view: &View) -> String {
+    let (word, style) = match problem.severity() {
+        Severity::Critical => ("CRITICAL", styles::BAD),
+        Severity::Warning | Severity::Unspecified => ("WARNING", styles::CAUTION),
+    };
+    let subject = match problem.subject.as_str() {
+        "" => String::new(),
+        name => format!(" {}", printable(name)),
+    };
+    let since = time::from_wire(problem.since_at_ms)
+        .map_or_else(String::new, |at| format!(" ({})", time::relative(at, view.now)));
+    let kind = printable(&problem.kind);
+    let message = printable(&problem.message);
+    format!("\n{}{subject} {kind}{since}\n  {message}\n", view.paint.apply(style, word))
 }
 
 /// Certificates that need somebody's attention.
@@ -90,6 +110,7 @@ pub mod fixture {
             started_at_ms: (noon() - 76.hours()).as_millisecond(),
             now_at_ms: noon().as_millisecond(),
             store_bytes: 3_565_158,
+            store_free_bytes: 55_834_574_848,
             satellites_online: 2,
             satellites_offline: 1,
             satellites_pending: 1,
@@ -122,7 +143,7 @@ mod tests {
 Server      portolan-server 0.1.0, up 3d 4h (since 2026-04-28 08:00:00)
 Deployment  01890a5d-ac96-774b-bcce-b302099a8057 (context default)
 Certificate until 2026-07-23 20:00:00 (in 83d)
-Store       3.4 MiB on disk
+Store       3.4 MiB on disk, 52.0 GiB free
 Scans       1 running
 Satellites  2 online, 1 offline, 1 pending, 0 revoked
             offline: dmz-1 (dmz), last seen 5m ago

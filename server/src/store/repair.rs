@@ -1,0 +1,452 @@
+//! A store that works, made of what is left of one that does not.
+//!
+//! What is taken as the base is always whole in itself, so that no cursor is ahead of the data it stands for: satellites
+//! send again what they kept since. In this order, but never an older one before a newer one: the store itself, if all of
+//! it adds up; its current state with the logs completed from an export; the newest export that is intact; nothing. Over
+//! it are laid the satellites, tokens and problems that can be read of the damaged store.
+
+use super::dump::{self, Builder, Contents, DumpError, Part};
+use super::engine::Trees;
+use super::examine::{Examination, Opened, Variant, open_copy};
+use super::record::{decode, encode_over, is_intact};
+use super::sums::{self, Sums};
+use super::view::TreeWrites;
+use super::{SatelliteRecord, Store, StoreError, TokenRecord, keys};
+use jiff::{SignedDuration, Timestamp};
+use portolan_common::ids::DeploymentId;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+/// Entries that are copied at once.
+const AT_ONCE: usize = 500;
+/// An export older than this is worth less than a store with holes: satellites keep what was acked for three days.
+const FRESH: SignedDuration = SignedDuration::from_hours(48);
+
+/// What the new store is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// The store as it was at this commit, whole.
+    Store {
+        /// The last commit in it.
+        commit: u64,
+        /// Commits that were acknowledged after it, where that is known.
+        lost: Option<u64>,
+        /// When the last observation in it was committed.
+        until: Option<Timestamp>,
+    },
+    /// The store's current state, and what could be read of its logs; `missing` entries could not.
+    State {
+        /// The last commit in it.
+        commit: u64,
+        /// Entries of logs that are nowhere any more.
+        missing: u64,
+    },
+    /// An export.
+    Export {
+        /// The file.
+        path: PathBuf,
+        /// When it was made.
+        made: Timestamp,
+        /// The last commit in it.
+        commit: u64,
+    },
+    /// Neither the store nor an export could be used.
+    Nothing,
+}
+
+/// What a repair did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repaired {
+    /// What the new store is made of.
+    pub base: Base,
+    /// Satellites in it.
+    pub satellites: usize,
+    /// Records of satellites, tokens and problems that were saved from the damaged store.
+    pub saved: usize,
+    /// Where the damaged store is kept, if there was one.
+    pub kept: Option<PathBuf>,
+}
+
+/// What a repair works with.
+pub struct Damage<'a> {
+    /// The store.
+    pub store: &'a Path,
+    /// Exports, the newest first.
+    pub exports: &'a [PathBuf],
+    /// Whose store it is.
+    pub deployment: DeploymentId,
+    /// An empty directory on the same file system.
+    pub work: &'a Path,
+}
+
+impl Store {
+    /// Builds a new store and puts it into the place of the damaged one, which is kept. The caller holds the lock.
+    ///
+    /// # Errors
+    /// [`DumpError`]; the store that was there still is.
+    pub fn repair(damage: &Damage<'_>, now: Timestamp) -> Result<Repaired, DumpError> {
+        let attempts = attempts(damage)?;
+        if let Some(found) = attempts.iter().filter_map(|opened| opened.examination.format).max()
+            && found > super::SCHEMA
+        {
+            return Err(StoreError::Newer { path: damage.store.to_owned(), found }.into());
+        }
+        let export = intact_export(damage);
+        let marked = attempts.iter().find_map(|opened| opened.examination.marked?.ok());
+        let (base, commit, source) = choose(&attempts, export.as_ref(), marked, now);
+        let new = damage.work.join("new/store");
+        let mut builder = Builder::start(&new)?;
+        let mut expected = None;
+        let mut missing = 0;
+        match (&base, source.and_then(|at| attempts[at].trees.as_ref())) {
+            (Base::Store { .. }, Some(trees)) => {
+                expected = trees.sums().ok();
+                copy_all(trees, &mut builder)?;
+            }
+            (Base::State { .. }, Some(trees)) => {
+                copy_all(trees, &mut builder)?;
+                if let Some((path, _)) = &export {
+                    add_logs(path, &trees.sums()?, &mut builder)?;
+                }
+                missing = missing_in(builder.trees(), &trees.sums()?)?;
+            }
+            (Base::Export { path, .. }, _) => expected = Some(builder.put_dump(path)?),
+            _ => {
+                let schema = (keys::SCHEMA.to_vec(), Some(super::SCHEMA.to_be_bytes().to_vec()));
+                builder.put(sums::STATE, &TreeWrites::from([schema]))?;
+            }
+        }
+        if let Some(expected) = &expected {
+            for name in expected.trees.keys() {
+                builder.trees().verify(name, expected)?;
+            }
+        }
+        let mut saved = 0;
+        for (at, opened) in attempts.iter().enumerate() {
+            if let Some(trees) = opened.trees.as_ref().filter(|_| source != Some(at)) {
+                let is_newer = opened.examination.commit.is_some_and(|theirs| theirs > commit);
+                saved += save_registry(trees, is_newer, &mut builder)?;
+            }
+        }
+        let satellites = registry_of(builder.trees(), keys::SATELLITE).len();
+        let highest = attempts.iter().filter_map(|opened| opened.examination.commit).chain(marked).max();
+        // Above everything that was ever acknowledged, so that an old mark does not refuse it half-way through this.
+        builder.finish(highest.unwrap_or(0).max(commit) + 1, None)?;
+        drop(attempts);
+        Self::prove(&new)?;
+        let kept = Self::replace(damage.store, &new, "damaged", now)?;
+        let base = match base {
+            Base::State { commit, .. } => Base::State { commit, missing },
+            base => base,
+        };
+        Ok(Repaired { base, satellites, saved, kept })
+    }
+}
+
+/// The store as it is, and, unless that is whole, without the files that sled can do without.
+fn attempts(damage: &Damage<'_>) -> Result<Vec<Opened>, StoreError> {
+    let mut attempts: Vec<Opened> = Vec::new();
+    if !damage.store.join("db").exists() {
+        return Ok(attempts);
+    }
+    for (number, variant) in Variant::fitting(damage.store, damage.work)?.into_iter().enumerate() {
+        let work = damage.work.join(format!("attempt-{number}"));
+        let opened = open_copy(damage.store, &work, variant)?;
+        let is_whole = opened.examination.is_consistent() && reaches_mark(&opened.examination);
+        attempts.push(opened);
+        if is_whole {
+            break;
+        }
+    }
+    Ok(attempts)
+}
+
+fn reaches_mark(examination: &Examination) -> bool {
+    match (examination.marked, examination.commit) {
+        (Some(Ok(marked)), Some(commit)) => marked <= commit,
+        _ => true,
+    }
+}
+
+/// The newest export of this server that is whole.
+fn intact_export(damage: &Damage<'_>) -> Option<(PathBuf, Contents)> {
+    damage.exports.iter().find_map(|path| {
+        let contents = dump::check(File::open(path).ok()?);
+        match contents {
+            Ok(contents) if contents.deployment == damage.deployment => Some((path.clone(), contents)),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "an export cannot be used");
+                None
+            }
+        }
+    })
+}
+
+/// The base, its last commit, and which of the attempts it is.
+fn choose(
+    attempts: &[Opened],
+    export: Option<&(PathBuf, Contents)>,
+    marked: Option<u64>,
+    now: Timestamp,
+) -> (Base, u64, Option<usize>) {
+    let best = |wanted: fn(&Examination) -> bool| {
+        let fitting = attempts.iter().enumerate().filter(|(_, opened)| wanted(&opened.examination));
+        // The first of several at the same commit: the one that leaves out least.
+        fitting.filter_map(|(at, opened)| Some((opened.examination.commit?, std::cmp::Reverse(at)))).max()
+    };
+    let exported = export.map_or(0, |(_, contents)| contents.sums.commit);
+    let whole = best(Examination::is_consistent).filter(|(commit, _)| *commit >= exported);
+    let state = best(Examination::state_is_whole).filter(|(commit, _)| *commit >= exported);
+    let can_be_completed = |at: usize| {
+        let trees = &attempts[at].examination.trees;
+        let in_export = |name: &String| export.and_then(|(_, contents)| contents.sums.trees.get(name));
+        let mut broken = trees.iter().filter(|(_, report)| !report.is_whole());
+        broken.all(|(name, report)| in_export(name) == Some(&report.expected))
+    };
+    // Something that is whole and not old is better than holes: the satellites send the rest again.
+    let is_fresh = |at: Timestamp| now.duration_since(at) < FRESH;
+    let has_fresh = export.is_some_and(|(_, contents)| is_fresh(contents.created_at))
+        || whole.is_some_and(|(_, at)| attempts[at.0].examination.last_ingest.is_some_and(is_fresh));
+    let take_state = |at: usize| can_be_completed(at) || !has_fresh;
+    match (whole, state, export) {
+        // A state with holes in its history may reach further than what is whole.
+        (whole, Some((commit, at)), _)
+            if whole.is_none_or(|(of_whole, _)| of_whole < commit) && take_state(at.0) =>
+        {
+            (Base::State { commit, missing: 0 }, commit, Some(at.0))
+        }
+        (Some((commit, at)), _, _) => {
+            let lost = marked.map(|marked| marked.saturating_sub(commit)).filter(|lost| *lost > 0);
+            let until = attempts[at.0].examination.last_ingest;
+            (Base::Store { commit, lost, until }, commit, Some(at.0))
+        }
+        (None, _, Some((path, contents))) => {
+            let commit = contents.sums.commit;
+            (Base::Export { path: path.clone(), made: contents.created_at, commit }, commit, None)
+        }
+        (None, _, None) => (Base::Nothing, 0, None),
+    }
+}
+
+/// Copies every record that is intact.
+fn copy_all(trees: &Trees, builder: &mut Builder) -> Result<(), StoreError> {
+    let sums = trees.sums()?;
+    for name in sums.trees.keys() {
+        let mut changes = TreeWrites::new();
+        // sled may give up in the middle of a tree that is damaged; what is missing then is counted at the end.
+        let read = catch_unwind(AssertUnwindSafe(|| {
+            trees.each(name, |key, value| {
+                if key == keys::SCHEMA || is_intact(value) {
+                    changes.insert(key.to_vec(), Some(value.to_vec()));
+                }
+                if changes.len() >= AT_ONCE {
+                    builder.put(name, &std::mem::take(&mut changes))?;
+                }
+                Ok(())
+            })
+        }));
+        if let Ok(Err(error)) = read {
+            tracing::debug!(%error, name, "a part of it cannot be read");
+        }
+        builder.put(name, &changes)?;
+    }
+    Ok(())
+}
+
+/// Adds what an export has of logs: an entry of a log never changes, so what it has is right.
+fn add_logs(export: &Path, sums: &Sums, builder: &mut Builder) -> Result<(), DumpError> {
+    dump::read(export, |part| match part {
+        Part::Changes(tree, changes) if tree != sums::STATE && sums.trees.contains_key(&tree) => {
+            builder.put(&tree, &changes)
+        }
+        _ => Ok(()),
+    })?;
+    Ok(())
+}
+
+fn missing_in(trees: &Trees, sums: &Sums) -> Result<u64, StoreError> {
+    let mut missing = 0;
+    for (name, expected) in &sums.trees {
+        let mut count = 0;
+        trees.each(name, |_, _| {
+            count += 1;
+            Ok(())
+        })?;
+        missing += expected.count.saturating_sub(count);
+    }
+    Ok(missing)
+}
+
+/// Lays satellites, tokens and problems over the base. A revocation, a removal and the use of a token hold, whichever
+/// side knows of them.
+fn save_registry(trees: &Trees, is_newer: bool, builder: &mut Builder) -> Result<usize, StoreError> {
+    let mut changes = TreeWrites::new();
+    for kind in [keys::SATELLITE, keys::TOKEN, keys::PROBLEM] {
+        let base = registry_of(builder.trees(), kind);
+        for (key, theirs) in registry_of(trees, kind) {
+            let merged = match base.get(&key) {
+                None => Some(theirs),
+                Some(ours) => {
+                    let (first, second) = if is_newer { (&theirs, ours) } else { (ours, &theirs) };
+                    let merged = match kind {
+                        keys::SATELLITE => merge_satellites(first, second),
+                        keys::TOKEN => merge_tokens(first, second),
+                        _ => Some(first.clone()),
+                    };
+                    merged.filter(|merged| merged != ours)
+                }
+            };
+            changes.extend(merged.map(|merged| (key, Some(merged))));
+        }
+    }
+    builder.put(sums::STATE, &changes)?;
+    Ok(changes.len())
+}
+
+fn merge_satellites(first: &[u8], second: &[u8]) -> Option<Vec<u8>> {
+    let (mut merged, other): (SatelliteRecord, SatelliteRecord) = (decode(first).ok()?, decode(second).ok()?);
+    let before = merged.clone();
+    for (own, theirs) in [
+        (&mut merged.revoked_at_ms, other.revoked_at_ms),
+        (&mut merged.removed_at_ms, other.removed_at_ms),
+        (&mut merged.enrolled_at_ms, other.enrolled_at_ms),
+    ] {
+        *own = if *own == 0 { theirs } else { *own };
+    }
+    Some(if merged == before { first.to_vec() } else { encode_over(&merged, Some(first)) })
+}
+
+fn merge_tokens(first: &[u8], second: &[u8]) -> Option<Vec<u8>> {
+    let (merged, other): (TokenRecord, TokenRecord) = (decode(first).ok()?, decode(second).ok()?);
+    let take_other = merged.used_at_ms == 0 && other.used_at_ms != 0;
+    Some(if take_other { second.to_vec() } else { first.to_vec() })
+}
+
+/// The records of one kind that are intact, from both ends up to where sled gives up.
+fn registry_of(trees: &Trees, kind: u8) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for backwards in [false, true] {
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            let mut entries = trees.state.scan_prefix([kind]);
+            while let Some(Ok((key, value))) = if backwards { entries.next_back() } else { entries.next() } {
+                let is_good = match kind {
+                    keys::SATELLITE => decode::<SatelliteRecord>(&value).is_ok(),
+                    keys::TOKEN => decode::<TokenRecord>(&value).is_ok(),
+                    _ => is_intact(&value),
+                };
+                if is_good {
+                    found.insert(key.to_vec(), value.to_vec());
+                }
+            }
+        }));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::encode;
+    use super::super::{About, sample};
+    use super::*;
+    use std::fs;
+
+    const DEPLOYMENT: DeploymentId = DeploymentId(uuid::Uuid::from_u128(77));
+
+    #[test]
+    fn a_revocation_and_the_use_of_a_token_hold_whichever_side_knows_of_them() {
+        let good = sample::satellite_record(1);
+        let revoked = SatelliteRecord { revoked_at_ms: 7, ..good.clone() };
+        let renamed = SatelliteRecord { address: "newer".into(), ..good.clone() };
+        let merged = merge_satellites(&encode(&renamed), &encode(&revoked)).unwrap();
+        let expected = SatelliteRecord { revoked_at_ms: 7, ..renamed.clone() };
+        assert_eq!(decode::<SatelliteRecord>(&merged).unwrap(), expected);
+        assert_eq!(merge_satellites(&encode(&renamed), &encode(&good)).unwrap(), encode(&renamed));
+        let fresh = TokenRecord { expires_at_ms: 9, ..TokenRecord::default() };
+        let used = TokenRecord { used_at_ms: 3, ..fresh.clone() };
+        for (first, second) in [(&fresh, &used), (&used, &fresh)] {
+            assert_eq!(merge_tokens(&encode(first), &encode(second)).unwrap(), encode(&used));
+        }
+    }
+
+    struct Fixture {
+        dir: tempfile::TempDir,
+        key: Vec<u8>,
+    }
+
+    impl Fixture {
+        /// A store with an export that lost an entry of its history since.
+        async fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("store");
+            Store::create(&path).unwrap();
+            let store = Store::open(&path, 0).unwrap();
+            sample::fill(&store, 8, 1..=8).await;
+            let trees = store.trees().unwrap();
+            let log = trees.tree("log-2026-10").unwrap();
+            let (key, _) = log.iter().nth(3).unwrap().unwrap();
+            let exported = tokio::task::spawn_blocking({
+                let (store, export) = (store.clone(), dir.path().join("export"));
+                move || {
+                    let now = Timestamp::now();
+                    let about = About { deployment: DEPLOYMENT, created_at: now, files: Vec::new() };
+                    store.dump(&about, File::create(export).unwrap(), &|| false).unwrap();
+                }
+            });
+            exported.await.unwrap();
+            store.ingest(sample::batch(0, 9, sample::october(900))).await.unwrap();
+            log.remove(&key).unwrap();
+            trees.flush().unwrap();
+            drop((log, trees));
+            store.close();
+            let error = Store::open(&path, 0).map(|_| ()).unwrap_err();
+            assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+            Self { dir, key: key.to_vec() }
+        }
+
+        fn repair(&self, exports: &[&str], deployment: DeploymentId) -> Repaired {
+            let (store, work) = (self.dir.path().join("store"), self.dir.path().join("work"));
+            fs::create_dir(&work).unwrap();
+            let exports: Vec<_> = exports.iter().map(|name| self.dir.path().join(name)).collect();
+            let damage = Damage { store: &store, exports: &exports, deployment, work: &work };
+            Store::repair(&damage, Timestamp::now()).unwrap()
+        }
+
+        fn has_entry(&self) -> bool {
+            let store = Store::open(&self.dir.path().join("store"), 0).unwrap();
+            let content = sample::content(&store).unwrap();
+            store.close();
+            content.contains_key(&("log-2026-10".to_owned(), self.key.clone()))
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn history_that_is_lost_comes_from_an_export_that_is_intact_and_of_this_server() {
+        // The month grew since the export, so that alone cannot prove the month complete: the fresh export is the base.
+        let f = Fixture::new().await;
+        let repaired = f.repair(&["export"], DEPLOYMENT);
+        assert!(matches!(repaired.base, Base::Export { .. }) && f.has_entry(), "{repaired:?}");
+
+        let f = Fixture::new().await;
+        fs::copy(f.dir.path().join("export"), f.dir.path().join("export.1")).unwrap();
+        let mut bytes = fs::read(f.dir.path().join("export")).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(f.dir.path().join("export"), bytes).unwrap();
+        let repaired = f.repair(&["export", "export.1"], DEPLOYMENT);
+        assert!(
+            matches!(&repaired.base, Base::Export { path, .. } if path.ends_with("export.1")),
+            "{repaired:?}"
+        );
+
+        let f = Fixture::new().await;
+        let repaired = f.repair(&["export"], DeploymentId(uuid::Uuid::from_u128(78)));
+        assert!(
+            matches!(repaired.base, Base::State { missing: 1, .. }),
+            "another server's is none: {repaired:?}"
+        );
+        assert!(!f.has_entry());
+    }
+}
