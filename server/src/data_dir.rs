@@ -143,8 +143,8 @@ impl DataDir {
             .map_err(on("open the lock"))?;
         match file.try_lock() {
             Ok(()) => {
-                file.set_len(0).map_err(on("write"))?;
-                write!(file, "{}", std::process::id()).map_err(on("write"))?;
+                // Only told to whoever comes second; a full disk is no reason not to start.
+                let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
                 Ok(DataDirLock { _file: file })
             }
             Err(TryLockError::WouldBlock) => {

@@ -53,6 +53,8 @@ const MAX_ENROLLMENT_BYTES: usize = 16 * 1024;
 
 /// Bytes of records that were received and are not committed yet, over all satellites.
 const RECEIVED_BYTES: usize = 128 * 1024 * 1024;
+/// How often a disk that is too full to open the store is looked at again.
+const WAIT_FOR_ROOM: Duration = Duration::from_millis(500);
 /// How often it is written when satellites were last seen.
 const SEEN: Duration = Duration::from_secs(5);
 
@@ -104,7 +106,7 @@ pub async fn run(
     let hosts = data_dir::certificate_names(&deployment.names)?;
     let certificate = Arc::new(ServerCertificate::open(&data, &authority, &hosts, Timestamp::now())?);
     let dial_addresses = Arc::new(ArcSwap::from_pointee(data_dir::dial_addresses(&deployment.names)?));
-    let store = Store::open(&data.store(), config.min_free)?;
+    let Some(store) = open_store(&data, config.min_free, &shutdown).await? else { return Ok(()) };
     let registry = Arc::new(Registry::load(store.clone())?);
     let hub = Arc::new(Hub::default());
     let scans = Arc::new(Scans::new(hub.clone()));
@@ -259,6 +261,30 @@ pub async fn run(
 async fn until(stop: CancellationToken, task: impl Future<Output = ()>) -> Result<(), BoxError> {
     stop.run_until_cancelled(task).await;
     Ok(())
+}
+
+/// Opens the store; on a full disk it waits until there is room. `None`: asked to end meanwhile.
+async fn open_store(
+    data: &DataDir,
+    min_free: u64,
+    shutdown: &CancellationToken,
+) -> Result<Option<Store>, StoreError> {
+    let mut told = false;
+    loop {
+        match Store::open(&data.store(), min_free) {
+            Ok(store) => return Ok(Some(store)),
+            Err(error) if error.is_for_want_of_space() => {
+                if !told {
+                    tracing::error!(%error, "the disk is too full to open the store: waiting for room");
+                    told = true;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        if tokio::time::timeout(WAIT_FOR_ROOM, shutdown.cancelled()).await.is_ok() {
+            return Ok(None);
+        }
+    }
 }
 
 /// Raises the limit on open descriptors as far as it goes, and says where it stands.

@@ -19,7 +19,7 @@ use portolan_common::observation::{HostObservation, Protocol};
 use portolan_common::targets::{Target, TargetSpec};
 use portolan_proto::convert;
 use portolan_proto::v1;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// How many addresses a name leads to at most; the newest stay.
@@ -242,6 +242,7 @@ pub fn plan(view: &dyn View, batch: &IngestBatch) -> Result<(IngestOutcome, Writ
         log: keys::log_tree(batch.received_at),
         hosts: BTreeMap::new(),
         packer: Packer::new(batch.satellite, batch.received_at, batch.skew_ms),
+        names: BTreeSet::new(),
         writes: Writes::default(),
         changes: 0,
     };
@@ -304,6 +305,8 @@ struct Pending<'a> {
     log: String,
     hosts: BTreeMap<(IpAddr, Protocol), Host>,
     packer: Packer,
+    /// Names by which hosts were seen, where that is news.
+    names: BTreeSet<(String, IpAddr)>,
     writes: Writes,
     changes: usize,
 }
@@ -345,6 +348,9 @@ impl Pending<'_> {
             if first {
                 known.state.first_seen = moment;
             }
+            if known.state.target != host.target && is_name(&host.target) {
+                self.names.insert((host.target.clone(), host.address));
+            }
             if first || runs != known.state.runs || known.state.target != host.target {
                 known.state.runs = runs;
                 known.state.target.clone_from(&host.target);
@@ -383,22 +389,21 @@ impl Pending<'_> {
     }
 
     fn finish(self) -> Result<Writes, StoreError> {
-        let Self { view, batch, hosts, mut writes, packer, .. } = self;
+        let Self { view, batch, hosts, names: seen, mut writes, packer, .. } = self;
         packer.finish(&mut writes);
         let mut names: BTreeMap<Vec<u8>, NameRecord> = BTreeMap::new();
         for ((address, protocol), host) in hosts.iter().filter(|(_, host)| host.changed) {
             let prefix = keys::host(&batch.tenant, *address, batch.satellite, *protocol);
             write_parts(&mut writes, &prefix, &host.state, host.parts);
-            if !is_name(&host.state.target) {
-                continue;
-            }
-            let key = keys::name(&batch.tenant, &host.state.target);
+        }
+        for (name, address) in seen {
+            let key = keys::name(&batch.tenant, &name);
             if !names.contains_key(&key) {
                 let known = view.get(&key)?.map(|bytes| decode(&bytes)).transpose()?;
                 names.insert(key.clone(), known.unwrap_or_default());
             }
             if let Some(record) = names.get_mut(&key) {
-                let address = convert::address_to_wire(*address);
+                let address = convert::address_to_wire(address);
                 record.addresses.retain(|known| *known != address);
                 record.addresses.push(address);
                 let surplus = record.addresses.len().saturating_sub(ADDRESSES_PER_NAME);

@@ -141,6 +141,17 @@ pub enum StoreError {
     Closed,
 }
 
+impl StoreError {
+    /// Whether it is a full disk that is in the way.
+    pub fn is_for_want_of_space(&self) -> bool {
+        match self {
+            Self::Directory { cause, .. } => cause.kind() == std::io::ErrorKind::StorageFull,
+            Self::Engine(sled::Error::Io(cause)) => cause.kind() == std::io::ErrorKind::StorageFull,
+            _ => false,
+        }
+    }
+}
+
 /// Whether the store takes observations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
@@ -195,6 +206,10 @@ impl Store {
         if !path.join("db").exists() {
             return Err(StoreError::Missing(path.to_owned()));
         }
+        let space = Space::new(path, min_free);
+        if !space.has_room_to_open() && space.drop_ballast() {
+            tracing::warn!(path = %path.display(), "the disk is full: the ballast file was given up to open the store");
+        }
         remove_unfinished_snapshots(path)?;
         let rescue = Rescue::take(path)?;
         let engine = match Engine::open(path, Check::Start) {
@@ -202,6 +217,8 @@ impl Store {
                 rescue.into_iter().for_each(Rescue::discard);
                 engine
             }
+            // The copy stays: the next try puts it back.
+            Err(error) if error.is_for_want_of_space() => return Err(error),
             Err(error) => {
                 let untouched = rescue.is_some_and(|rescue| rescue.restore().is_ok());
                 return Err(match error {
@@ -217,7 +234,6 @@ impl Store {
             }
         };
         let trees = Arc::new(ArcSwapOption::empty());
-        let space = Space::new(path, min_free);
         let (health_sender, health) = watch::channel(Health::Good);
         let writer = Writer::start(engine, space.clone(), trees.clone(), health_sender)?;
         Ok(Self { trees, writer, health, space, path: path.to_owned(), dumping: Arc::default() })

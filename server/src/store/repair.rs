@@ -95,34 +95,19 @@ impl Store {
         }
         let export = intact_export(damage);
         let marked = attempts.iter().find_map(|opened| opened.examination.marked?.ok());
-        let (base, commit, source) = choose(&attempts, export.as_ref(), marked, now);
         let new = damage.work.join("new/store");
-        let mut builder = Builder::start(&new)?;
-        let mut expected = None;
-        let mut missing = 0;
-        match (&base, source.and_then(|at| attempts[at].trees.as_ref())) {
-            (Base::Store { .. }, Some(trees)) => {
-                expected = trees.sums().ok();
-                copy_all(trees, &mut builder)?;
+        let mut built = None;
+        for choice in choices(&attempts, export.as_ref(), marked, now) {
+            if let Some(builder) = build(&choice, &attempts, export.as_ref(), &new)? {
+                built = Some((choice, builder));
+                break;
             }
-            (Base::State { .. }, Some(trees)) => {
-                copy_all(trees, &mut builder)?;
-                if let Some((path, _)) = &export {
-                    add_logs(path, &trees.sums()?, &mut builder)?;
-                }
-                missing = missing_in(builder.trees(), &trees.sums()?)?;
-            }
-            (Base::Export { path, .. }, _) => expected = Some(builder.put_dump(path)?),
-            _ => {
-                let schema = (keys::SCHEMA.to_vec(), Some(super::SCHEMA.to_be_bytes().to_vec()));
-                builder.put(sums::STATE, &TreeWrites::from([schema]))?;
-            }
+            std::fs::remove_dir_all(&new)
+                .map_err(|cause| StoreError::Directory { path: new.clone(), cause })?;
         }
-        if let Some(expected) = &expected {
-            for name in expected.trees.keys() {
-                builder.trees().verify(name, expected)?;
-            }
-        }
+        // The last choice always stands.
+        let (Choice { base, commit, source, .. }, (mut builder, missing)) =
+            built.ok_or(StoreError::Crashed)?;
         let mut saved = 0;
         for (at, opened) in attempts.iter().enumerate() {
             if let Some(trees) = opened.trees.as_ref().filter(|_| source != Some(at)) {
@@ -185,13 +170,24 @@ fn intact_export(damage: &Damage<'_>) -> Option<(PathBuf, Contents)> {
     })
 }
 
-/// The base, its last commit, and which of the attempts it is.
-fn choose(
+/// A base that may be taken.
+struct Choice {
+    base: Base,
+    /// The last commit in it.
+    commit: u64,
+    /// Which of the attempts it is.
+    source: Option<usize>,
+    /// With holes it is not taken: there is something better.
+    must_be_complete: bool,
+}
+
+/// The bases in the order in which they are tried.
+fn choices(
     attempts: &[Opened],
     export: Option<&(PathBuf, Contents)>,
     marked: Option<u64>,
     now: Timestamp,
-) -> (Base, u64, Option<usize>) {
+) -> Vec<Choice> {
     let best = |wanted: fn(&Examination) -> bool| {
         let fitting = attempts.iter().enumerate().filter(|(_, opened)| wanted(&opened.examination));
         // The first of several at the same commit: the one that leaves out least.
@@ -200,35 +196,74 @@ fn choose(
     let exported = export.map_or(0, |(_, contents)| contents.sums.commit);
     let whole = best(Examination::is_consistent).filter(|(commit, _)| *commit >= exported);
     let state = best(Examination::state_is_whole).filter(|(commit, _)| *commit >= exported);
-    let can_be_completed = |at: usize| {
-        let trees = &attempts[at].examination.trees;
-        let in_export = |name: &String| export.and_then(|(_, contents)| contents.sums.trees.get(name));
-        let mut broken = trees.iter().filter(|(_, report)| !report.is_whole());
-        broken.all(|(name, report)| in_export(name) == Some(&report.expected))
-    };
-    // Something that is whole and not old is better than holes: the satellites send the rest again.
-    let is_fresh = |at: Timestamp| now.duration_since(at) < FRESH;
-    let has_fresh = export.is_some_and(|(_, contents)| is_fresh(contents.created_at))
-        || whole.is_some_and(|(_, at)| attempts[at.0].examination.last_ingest.is_some_and(is_fresh));
-    let take_state = |at: usize| can_be_completed(at) || !has_fresh;
-    match (whole, state, export) {
-        // A state with holes in its history may reach further than what is whole.
-        (whole, Some((commit, at)), _)
-            if whole.is_none_or(|(of_whole, _)| of_whole < commit) && take_state(at.0) =>
-        {
-            (Base::State { commit, missing: 0 }, commit, Some(at.0))
-        }
-        (Some((commit, at)), _, _) => {
+    let mut choices = Vec::new();
+    // A state with holes in its history may reach further than what is whole.
+    if let Some((commit, at)) = state
+        && whole.is_none_or(|(of_whole, _)| of_whole < commit)
+    {
+        // Something that is whole and not old is better than holes: the satellites send the rest again.
+        let is_fresh = |at: Timestamp| now.duration_since(at) < FRESH;
+        let must_be_complete = export.is_some_and(|(_, contents)| is_fresh(contents.created_at))
+            || whole.is_some_and(|(_, at)| attempts[at.0].examination.last_ingest.is_some_and(is_fresh));
+        choices.push(Choice {
+            base: Base::State { commit, missing: 0 },
+            commit,
+            source: Some(at.0),
+            must_be_complete,
+        });
+    }
+    let (base, commit, source) = match (whole, export) {
+        (Some((commit, at)), _) => {
             let lost = marked.map(|marked| marked.saturating_sub(commit)).filter(|lost| *lost > 0);
             let until = attempts[at.0].examination.last_ingest;
             (Base::Store { commit, lost, until }, commit, Some(at.0))
         }
-        (None, _, Some((path, contents))) => {
+        (None, Some((path, contents))) => {
             let commit = contents.sums.commit;
             (Base::Export { path: path.clone(), made: contents.created_at, commit }, commit, None)
         }
-        (None, _, None) => (Base::Nothing, 0, None),
+        (None, None) => (Base::Nothing, 0, None),
+    };
+    choices.push(Choice { base, commit, source, must_be_complete: false });
+    choices
+}
+
+/// Builds a base, and counts the entries that are missing in it; `None` when it is not complete and has to be.
+fn build(
+    choice: &Choice,
+    attempts: &[Opened],
+    export: Option<&(PathBuf, Contents)>,
+    new: &Path,
+) -> Result<Option<(Builder, u64)>, DumpError> {
+    let mut builder = Builder::start(new)?;
+    let expected = match (&choice.base, choice.source.and_then(|at| attempts[at].trees.as_ref())) {
+        (Base::Store { .. }, Some(trees)) => {
+            copy_all(trees, &mut builder)?;
+            trees.sums()?
+        }
+        (Base::State { .. }, Some(trees)) => {
+            let expected = trees.sums()?;
+            copy_all(trees, &mut builder)?;
+            if let Some((path, _)) = export {
+                add_logs(path, &expected, &mut builder)?;
+            }
+            if expected.trees.keys().any(|name| builder.trees().verify(name, &expected).is_err()) {
+                let missing = missing_in(builder.trees(), &expected)?;
+                return Ok((!choice.must_be_complete).then_some((builder, missing)));
+            }
+            expected
+        }
+        (Base::Export { path, .. }, _) => builder.put_dump(path)?,
+        _ => {
+            let schema = (keys::SCHEMA.to_vec(), Some(super::SCHEMA.to_be_bytes().to_vec()));
+            builder.put(sums::STATE, &TreeWrites::from([schema]))?;
+            return Ok(Some((builder, 0)));
+        }
+    };
+    for name in expected.trees.keys() {
+        builder.trees().verify(name, &expected)?;
     }
+    Ok(Some((builder, 0)))
 }
 
 /// Copies every record that is intact.
@@ -347,106 +382,4 @@ fn registry_of(trees: &Trees, kind: u8) -> BTreeMap<Vec<u8>, Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::record::encode;
-    use super::super::{About, sample};
-    use super::*;
-    use std::fs;
-
-    const DEPLOYMENT: DeploymentId = DeploymentId(uuid::Uuid::from_u128(77));
-
-    #[test]
-    fn a_revocation_and_the_use_of_a_token_hold_whichever_side_knows_of_them() {
-        let good = sample::satellite_record(1);
-        let revoked = SatelliteRecord { revoked_at_ms: 7, ..good.clone() };
-        let renamed = SatelliteRecord { address: "newer".into(), ..good.clone() };
-        let merged = merge_satellites(&encode(&renamed), &encode(&revoked)).unwrap();
-        let expected = SatelliteRecord { revoked_at_ms: 7, ..renamed.clone() };
-        assert_eq!(decode::<SatelliteRecord>(&merged).unwrap(), expected);
-        assert_eq!(merge_satellites(&encode(&renamed), &encode(&good)).unwrap(), encode(&renamed));
-        let fresh = TokenRecord { expires_at_ms: 9, ..TokenRecord::default() };
-        let used = TokenRecord { used_at_ms: 3, ..fresh.clone() };
-        for (first, second) in [(&fresh, &used), (&used, &fresh)] {
-            assert_eq!(merge_tokens(&encode(first), &encode(second)).unwrap(), encode(&used));
-        }
-    }
-
-    struct Fixture {
-        dir: tempfile::TempDir,
-        key: Vec<u8>,
-    }
-
-    impl Fixture {
-        /// A store with an export that lost an entry of its history since.
-        async fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("store");
-            Store::create(&path).unwrap();
-            let store = Store::open(&path, 0).unwrap();
-            sample::fill(&store, 8, 1..=8).await;
-            let trees = store.trees().unwrap();
-            let log = trees.tree("log-2026-10").unwrap();
-            let (key, _) = log.iter().nth(3).unwrap().unwrap();
-            let exported = tokio::task::spawn_blocking({
-                let (store, export) = (store.clone(), dir.path().join("export"));
-                move || {
-                    let now = Timestamp::now();
-                    let about = About { deployment: DEPLOYMENT, created_at: now, files: Vec::new() };
-                    store.dump(&about, File::create(export).unwrap(), &|| false).unwrap();
-                }
-            });
-            exported.await.unwrap();
-            store.ingest(sample::batch(0, 9, sample::october(900))).await.unwrap();
-            log.remove(&key).unwrap();
-            trees.flush().unwrap();
-            drop((log, trees));
-            store.close();
-            let error = Store::open(&path, 0).map(|_| ()).unwrap_err();
-            assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
-            Self { dir, key: key.to_vec() }
-        }
-
-        fn repair(&self, exports: &[&str], deployment: DeploymentId) -> Repaired {
-            let (store, work) = (self.dir.path().join("store"), self.dir.path().join("work"));
-            fs::create_dir(&work).unwrap();
-            let exports: Vec<_> = exports.iter().map(|name| self.dir.path().join(name)).collect();
-            let damage = Damage { store: &store, exports: &exports, deployment, work: &work };
-            Store::repair(&damage, Timestamp::now()).unwrap()
-        }
-
-        fn has_entry(&self) -> bool {
-            let store = Store::open(&self.dir.path().join("store"), 0).unwrap();
-            let content = sample::content(&store).unwrap();
-            store.close();
-            content.contains_key(&("log-2026-10".to_owned(), self.key.clone()))
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn history_that_is_lost_comes_from_an_export_that_is_intact_and_of_this_server() {
-        // The month grew since the export, so that alone cannot prove the month complete: the fresh export is the base.
-        let f = Fixture::new().await;
-        let repaired = f.repair(&["export"], DEPLOYMENT);
-        assert!(matches!(repaired.base, Base::Export { .. }) && f.has_entry(), "{repaired:?}");
-
-        let f = Fixture::new().await;
-        fs::copy(f.dir.path().join("export"), f.dir.path().join("export.1")).unwrap();
-        let mut bytes = fs::read(f.dir.path().join("export")).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        fs::write(f.dir.path().join("export"), bytes).unwrap();
-        let repaired = f.repair(&["export", "export.1"], DEPLOYMENT);
-        assert!(
-            matches!(&repaired.base, Base::Export { path, .. } if path.ends_with("export.1")),
-            "{repaired:?}"
-        );
-
-        let f = Fixture::new().await;
-        let repaired = f.repair(&["export"], DeploymentId(uuid::Uuid::from_u128(78)));
-        assert!(
-            matches!(repaired.base, Base::State { missing: 1, .. }),
-            "another server's is none: {repaired:?}"
-        );
-        assert!(!f.has_entry());
-    }
-}
+mod tests;

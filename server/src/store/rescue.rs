@@ -29,8 +29,16 @@ impl Rescue {
             rescue.put_back().map_err(failed)?;
             return Ok(Some(rescue));
         }
-        let copied = rescue.copy_files().map_err(failed)?;
-        Ok(copied.then_some(rescue))
+        match rescue.copy_files() {
+            Ok(copied) => Ok(copied.then_some(rescue)),
+            // A full disk must not keep a server down that would run on it.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                tracing::warn!(path = %store.display(), "no room for a copy of the store's files while it is opened");
+                let _ = fs::remove_dir_all(store.join(UNFINISHED));
+                Ok(None)
+            }
+            Err(error) => Err(failed(error)),
+        }
     }
 
     fn copy(&self) -> PathBuf {

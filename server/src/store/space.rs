@@ -8,6 +8,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The engine is not opened on a full disk before this much is free.
+const ROOM_TO_OPEN: u64 = 4 * 1024 * 1024;
 /// The ballast is this part of the watermark.
 const BALLAST_SHARE: u64 = 4;
 
@@ -31,6 +33,11 @@ impl Space {
             Ok(facts) => facts.blocks_available().saturating_mul(facts.fragment_size()),
             Err(_) => u64::MAX,
         }
+    }
+
+    /// Whether the engine can be opened: it writes a little when it is.
+    pub(super) fn has_room_to_open(&self) -> bool {
+        self.free() >= ROOM_TO_OPEN
     }
 
     fn ballast_bytes(&self) -> u64 {

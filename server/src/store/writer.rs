@@ -27,8 +27,6 @@ const GROUP_BACKLOG: usize = 32;
 const QUEUE: usize = 1024;
 /// How often a full disk or a failed engine is looked at again.
 const RETRY: Duration = Duration::from_millis(250);
-/// An engine that failed for want of space is not opened again before this much is free.
-const ROOM_TO_OPEN: u64 = 4 * 1024 * 1024;
 /// A backup that takes in nothing for this long is given up; observations do not wait for it.
 const TAP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -431,7 +429,7 @@ impl Thread {
                 self.engine = None;
                 return Vec::new();
             }
-            if self.space.free() < ROOM_TO_OPEN {
+            if !self.space.has_room_to_open() {
                 continue;
             }
             // Readers keep what was open until now, so that questions are answered meanwhile.

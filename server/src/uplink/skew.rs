@@ -5,8 +5,11 @@ use std::collections::VecDeque;
 
 /// Messages that count: about a minute of heartbeats.
 const SAMPLES: usize = 12;
-/// Less than this may be the way alone.
+/// Less than this may be the way alone, …
 const NOISE_MS: i64 = 1000;
+/// … and of the first few messages more than that: the first one of a connection may have waited long.
+const EARLY: usize = 3;
+const EARLY_NOISE_MS: i64 = 60_000;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -29,7 +32,8 @@ impl Skew {
         }
         self.samples.push_back(sample);
         let best = self.samples.iter().max().copied().unwrap_or(0);
-        if best.abs() < NOISE_MS { 0 } else { best }
+        let noise = if self.samples.len() < EARLY { EARLY_NOISE_MS } else { NOISE_MS };
+        if best.abs() < noise { 0 } else { best }
     }
 }
 
@@ -52,6 +56,7 @@ mod tests {
         let mut skew = Skew::default();
         skew.measure(5_000_000, 1_000_000);
         assert_eq!(skew.measure(1_001_000, 1_001_010), 0);
+        assert_eq!(skew.measure(1_001_000, 1_011_010), 0, "late, not behind");
         for beat in 0..20 {
             skew.measure(1_001_000 - 7_000 + beat * 5_000, 1_001_000 + beat * 5_000);
         }

@@ -97,7 +97,7 @@ impl Ledger {
     /// The next sequence to send on this connection, if there is one and credit for it.
     pub fn next_to_send(&mut self) -> Option<u64> {
         let on_their_way = self.next - 1 - self.stream_acked;
-        if on_their_way >= u64::from(self.credit) || self.next > self.goal.max(self.sent) {
+        if on_their_way >= u64::from(self.credit) || self.next > self.last() {
             return None;
         }
         let sequence = self.next;
@@ -143,6 +143,11 @@ impl Ledger {
     /// Whether its goal asks for more than was sent yet.
     pub fn has_more(&self) -> bool {
         self.goal > self.sent
+    }
+
+    /// The last sequence that there is, sent or waiting to be.
+    pub fn last(&self) -> u64 {
+        self.goal.max(self.sent)
     }
 
     /// The highest sequence ever sent.

@@ -1,3 +1,5 @@
+//! Dumps of a store that is written to, and of one that is damaged.
+
 use super::check::check_with;
 use super::*;
 use crate::store::sample;
