@@ -4,7 +4,7 @@
 
 use super::mark::{self, Mark, Reading};
 use super::sums::{self, Sum, Sums};
-use super::view::{TreeWrites, View, Writes};
+use super::view::{Entries, TreeWrites, View, Writes};
 use super::{SCHEMA, StoreError, keys, upgrade};
 use jiff::Timestamp;
 use sled::Transactional as _;
@@ -340,7 +340,7 @@ impl View for Trees {
         Ok(self.state.get(key)?.map(|value| value.to_vec()))
     }
 
-    fn scan_prefix(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn scan_prefix(&self, prefix: &[u8]) -> Result<Entries, StoreError> {
         let entries = self.state.scan_prefix(prefix);
         entries.map(|entry| entry.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(StoreError::from)).collect()
     }

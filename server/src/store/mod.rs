@@ -44,7 +44,7 @@ pub use problem::ProblemRecord;
 pub use registry::{SatelliteRecord, TokenRecord};
 pub use repair::{Base, Damage, Repaired};
 pub use sums::{Sum, Sums};
-pub use view::{TreeWrites, View, Writes};
+pub use view::{Entries, TreeWrites, View, Writes};
 
 use crate::pki::authority::sha256;
 use arc_swap::ArcSwapOption;

@@ -4,6 +4,9 @@
 use super::StoreError;
 use std::collections::BTreeMap;
 
+/// Keys with their values.
+pub type Entries = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The `state` tree as a plan sees it, with the writes of earlier plans of the same group already in it.
 pub trait View {
     /// The value of a key.
@@ -16,7 +19,7 @@ pub trait View {
     ///
     /// # Errors
     /// When the engine cannot read them.
-    fn scan_prefix(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    fn scan_prefix(&self, prefix: &[u8]) -> Result<Entries, StoreError>;
 }
 
 /// Values to write and keys to remove (`None`) in one tree. A later write to a key replaces an earlier one.
@@ -73,7 +76,7 @@ impl View for BTreeMap<Vec<u8>, Vec<u8>> {
         Ok(BTreeMap::get(self, key).cloned())
     }
 
-    fn scan_prefix(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn scan_prefix(&self, prefix: &[u8]) -> Result<Entries, StoreError> {
         let from = self.range(prefix.to_vec()..);
         Ok(from.take_while(|(key, _)| key.starts_with(prefix)).map(|(k, v)| (k.clone(), v.clone())).collect())
     }
@@ -93,7 +96,7 @@ impl<V: View + ?Sized> View for Overlay<'_, V> {
         }
     }
 
-    fn scan_prefix(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn scan_prefix(&self, prefix: &[u8]) -> Result<Entries, StoreError> {
         let mut pending =
             self.pending.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix)).peekable();
         let base = self.base.scan_prefix(prefix)?;

@@ -167,6 +167,11 @@ impl Fleet {
         self.shared.satellites.iter().map(Light::acked).sum()
     }
 
+    /// Whether everybody is connected and everything that there is is acked.
+    pub fn is_settled(&self) -> bool {
+        self.shared.satellites.iter().all(Light::is_settled)
+    }
+
     /// Fails when the server ever said what cannot be true.
     #[track_caller]
     pub fn check(&self) {

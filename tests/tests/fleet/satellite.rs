@@ -74,6 +74,11 @@ impl Light {
         state.ledger.acked() < state.due
     }
 
+    pub(super) fn is_settled(&self) -> bool {
+        let state = self.lock();
+        state.welcomed.is_some() && state.ledger.acked() == state.ledger.last()
+    }
+
     pub(super) fn acked(&self) -> u64 {
         self.lock().ledger.acked()
     }
