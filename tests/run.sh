@@ -3,7 +3,7 @@
 #
 #   tests/run.sh [--long] [--seed N] [--threads N] [--bench]
 #
-#   --long       also the tests that take long (those marked #[ignore]), and the fault suites with 20,000 kills, 5,000
+#   --long       the fault suites with 20,000 kills, 5,000
 #                broken links, 1,000 full disks and 1,000,000 simulations instead of 200, 50, 100 and 2,000;
 #                PORTOLAN_LONG_KILLS, _PARTITIONS, _DISK_FULL, _SIMULATIONS set other numbers, with or without --long
 #   --seed N     fixes what is random in the tests; printed otherwise, so that a failure can be repeated
@@ -103,6 +103,7 @@ if [ $long = yes ]; then
   export PORTOLAN_LONG_KILLS=${PORTOLAN_LONG_KILLS:-20000}
   export PORTOLAN_LONG_PARTITIONS=${PORTOLAN_LONG_PARTITIONS:-5000}
   export PORTOLAN_LONG_DISK_FULL=${PORTOLAN_LONG_DISK_FULL:-1000}
+  export PORTOLAN_LONG_FLIPS=${PORTOLAN_LONG_FLIPS:-1}
   export PORTOLAN_LONG_SIMULATIONS=${PORTOLAN_LONG_SIMULATIONS:-1000000}
 fi
 say "cargo test --workspace, $threads at a time, seed $seed"
@@ -112,7 +113,9 @@ cargo test --workspace --locked --no-fail-fast -- "${test_options[@]}" 2>&1 | te
 if [ $bench = yes ]; then
   step cargo build --release --workspace --bins --locked
   step cargo bench --locked -p portolan-tests --bench figures
+  step cargo bench --locked -p portolan-tests --bench fleet
   step cargo bench --locked -p portolan-server --bench ingest
+  step cargo bench --locked -p portolan-satellite --bench spool
 fi
 
 read -r passed failed ignored < <(awk '

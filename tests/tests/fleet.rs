@@ -81,6 +81,7 @@ fn came_back(fleet: &Fleet, when: &str, began: Instant) {
         panic!("{when}: after {BOUND:?} {away} are away and {behind} behind; {failures} failures: {words:?}");
     };
     fleet.check();
+    drop(fleet.take_latencies());
     figure!("a fleet of {SATELLITES}, {when}: back after {all_back:.1?}, drained after {drained:.1?}");
 }
 
@@ -89,4 +90,7 @@ fn came_back(fleet: &Fleet, when: &str, began: Instant) {
 fn tells_more(fleet: &Fleet) {
     let before = fleet.acked();
     wait_until("live records to be acked", BOUND, || fleet.acked() > before + 100);
+    let mut latencies = fleet.take_latencies();
+    latencies.sort();
+    figure!("a live record to its ack: {:.1?} in the median", latencies[latencies.len() / 2]);
 }

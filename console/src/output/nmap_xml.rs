@@ -218,7 +218,7 @@ mod tests {
         let text = xml(&one_vantage(), false);
         let expected = r#"<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE nmaprun>
-<nmaprun scanner="nmap" args="portolan scan &lt;x&gt; --from office-1" start="1777636800" startstr="Fri May  1 12:00:00 2026" version="0.1.0" xmloutputversion="1.05">
+<nmaprun scanner="nmap" args="portolan scan &lt;x&gt; --from office-1" start="1777636800" startstr="Fri May  1 12:00:00 2026" version="0.2.0" xmloutputversion="1.05">
  <scaninfo type="connect" protocol="tcp" numservices="1024" services="1-1024"/>
  <verbose level="0"/>
  <debugging level="0"/>

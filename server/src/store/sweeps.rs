@@ -19,8 +19,8 @@ use std::net::IpAddr;
 /// the ranges are few, so both are kept well below the largest value.
 const RANGES_PER_RECORD: usize = 12;
 
-/// Records of one sweep: 4 MB at most, whatever a satellite claims to have covered.
-const MAX_RECORDS: usize = 512;
+/// Records of one sweep: 2 MB at most, whatever a satellite claims to have covered.
+const MAX_RECORDS: usize = 256;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct SweepRecord {

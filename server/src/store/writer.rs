@@ -336,6 +336,10 @@ impl Thread {
     fn commit(&mut self, mut group: Vec<Waiting>) {
         loop {
             let (writes, planned) = self.plan(&mut group);
+            let is_urgent = group.iter().any(|waiting| waiting.class == Class::Urgent);
+            if is_urgent && !writes.is_empty() && !self.space.has_room_to_open() && self.space.drop_ballast() {
+                tracing::warn!("the disk is full: the ballast file was given up for what an operator does");
+            }
             match self.write(&writes) {
                 Ok(()) => {
                     for (waiting, planned) in group.into_iter().zip(planned) {
