@@ -3,9 +3,9 @@
 #
 #   tests/run.sh [--long] [--seed N] [--threads N] [--bench]
 #
-#   --long       the fault suites with 20,000 kills, 5,000
-#                broken links, 1,000 full disks and 1,000,000 simulations instead of 200, 50, 100 and 2,000;
-#                PORTOLAN_LONG_KILLS, _PARTITIONS, _DISK_FULL, _SIMULATIONS set other numbers, with or without --long
+#   --long       20,000 kills, 5,000 broken links, 1,000 full disks and 1,000,000 simulations instead of 200, 50, 100
+#                and 2,000, and every byte of a spool damaged in turn; PORTOLAN_LONG_KILLS, _PARTITIONS, _DISK_FULL,
+#                _SIMULATIONS and _FLIPS set other numbers, with or without --long
 #   --seed N     fixes what is random in the tests; printed otherwise, so that a failure can be repeated
 #   --threads N  tests at a time (default: twice the cores; lab tests mostly wait)
 #   --bench      afterwards measures the figures, in release mode

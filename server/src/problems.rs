@@ -23,6 +23,8 @@ const SKEW_MS: i64 = 30_000;
 pub enum Event {
     /// The satellite was acked more than the server has.
     WentBack,
+    /// The satellite has given out less than this server has.
+    SatelliteWentBack,
     /// Sequences are missing that nobody accounts for.
     RecordsMissing,
     /// The satellite dropped observations, and says so.
@@ -34,6 +36,7 @@ impl Event {
     pub fn kind(self) -> &'static str {
         match self {
             Self::WentBack => "server-went-back",
+            Self::SatelliteWentBack => "satellite-went-back",
             Self::RecordsMissing => "records-missing",
             Self::ObservationsDropped => "observations-dropped",
         }
@@ -42,26 +45,31 @@ impl Event {
     fn severity(self) -> Severity {
         match self {
             Self::WentBack | Self::RecordsMissing => Severity::Critical,
-            Self::ObservationsDropped => Severity::Warning,
+            Self::ObservationsDropped | Self::SatelliteWentBack => Severity::Warning,
         }
     }
 
-    const ALL: [Self; 3] = [Self::WentBack, Self::RecordsMissing, Self::ObservationsDropped];
+    const ALL: [Self; 4] =
+        [Self::WentBack, Self::SatelliteWentBack, Self::RecordsMissing, Self::ObservationsDropped];
 
     fn message(self, count: u64, satellite: &str) -> String {
         match self {
             Self::WentBack => format!(
                 "this server had acknowledged {count} records more than it has now (was it restored from a backup, or \
-                 its files from elsewhere?); the satellite was asked to send them again, and keeps them for 72 h by \
-                 default"
+                 its files from elsewhere?); the satellite was asked to send them again, and what it no longer keeps \
+                 shows as a gap in `portolan satellite show {satellite}`"
+            ),
+            Self::SatelliteWentBack => format!(
+                "this server has {count} records more than the satellite ever gave out: its data directory was set back \
+                 (a snapshot, a copy?); it goes on under new numbers, and what it saw twice may be told twice"
             ),
             Self::RecordsMissing => format!(
                 "{count} records never arrived, and the satellite does not account for them: what was seen at that \
                  time may be incomplete (see `portolan satellite show {satellite}`, and the satellite's log)"
             ),
             Self::ObservationsDropped => format!(
-                "the satellite dropped {count} host observations while it could not send them (see `portolan \
-                 satellite show {satellite}`); a larger `max_size` in its [spool] keeps more"
+                "the satellite dropped at least {count} host observations before this server had them (`portolan \
+                 satellite show {satellite}` says which and why); more room in its [spool] keeps more"
             ),
         }
     }

@@ -31,12 +31,12 @@ pub struct SatelliteDocument<'a> {
     pub spool_error: Option<&'a str>,
     /// It sends what it gathered while it was away.
     pub replaying: bool,
-    /// Records that never arrived and that it does not account for.
-    pub records_missing: u64,
-    /// Host observations that it dropped and accounted for.
-    pub hosts_dropped: u64,
-    /// What never arrived, newest first; `satellite show` only.
-    pub gaps: Vec<GapDocument>,
+    /// Records that never arrived and that it does not account for; null in a list, as what follows.
+    pub records_missing: Option<u64>,
+    /// Host observations that it dropped and accounted for; at least so many.
+    pub hosts_dropped: Option<u64>,
+    /// What never arrived, newest first.
+    pub gaps: Option<Vec<GapDocument>>,
 }
 
 /// Something that never arrived.
@@ -106,7 +106,7 @@ impl<'a> From<&'a v1::Satellite> for SatelliteDocument<'a> {
             replaying: satellite.replaying,
             records_missing: satellite.records_missing,
             hosts_dropped: satellite.hosts_dropped,
-            gaps: satellite.gaps.iter().map(GapDocument::from).collect(),
+            gaps: satellite.records_missing.map(|_| satellite.gaps.iter().map(GapDocument::from).collect()),
         }
     }
 }
@@ -176,8 +176,8 @@ impl Row for SatelliteDocument<'_> {
             self.spool_bytes.to_string(),
             self.spool_error.unwrap_or_default().to_owned(),
             self.replaying.to_string(),
-            self.records_missing.to_string(),
-            self.hosts_dropped.to_string(),
+            self.records_missing.map(|n| n.to_string()).unwrap_or_default(),
+            self.hosts_dropped.map(|n| n.to_string()).unwrap_or_default(),
         ]
     }
 }
@@ -204,7 +204,7 @@ mod tests {
                 "last_seen": null, "certificate_expires_at": null, "assignment_revision": 0, "spool_depth": 0,
                 "capabilities": [], "tenant": "default", "id": "01890a5d-ac96-774b-bcce-b302099a8057",
                 "clock_skew_ms": null, "spool_bytes": 0, "spool_error": null, "replaying": false,
-                "records_missing": 0, "hosts_dropped": 0, "gaps": [],
+                "records_missing": null, "hosts_dropped": null, "gaps": null,
             })
         );
         assert_eq!(SatelliteDocument::from(&pending).cells().len(), SatelliteDocument::HEADER.len());

@@ -293,7 +293,7 @@ impl Writer {
             self.waiting.splice(0..0, ends);
         }
         self.known = true;
-        if found.state.last > found.state.acked {
+        if found.state.unacked.records > 0 {
             let records = found.state.unacked.records;
             tracing::info!(records, "the spool holds what the server does not have yet");
         }

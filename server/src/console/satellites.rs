@@ -65,8 +65,8 @@ pub(super) fn list(service: &ConsoleService, name: &str) -> Result<v1::ListSatel
     {
         let id = record.satellite_id()?;
         let losses = service.store.losses(id)?;
-        satellite.records_missing = losses.missing;
-        satellite.hosts_dropped = losses.dropped;
+        satellite.records_missing = Some(losses.missing);
+        satellite.hosts_dropped = Some(losses.dropped);
         satellite.gaps = service.store.gaps(id, MAX_GAPS)?.iter().map(gap).collect();
     }
     Ok(v1::ListSatellitesResponse { satellites })

@@ -80,7 +80,7 @@ pub struct IngestOutcome {
     pub changes: usize,
     /// Sequences that are missing and that the satellite did not account for.
     pub missing: u64,
-    /// Host observations that the satellite dropped and accounted for.
+    /// Host observations that the satellite dropped and accounted for; at least so many.
     pub dropped: u64,
 }
 
@@ -258,7 +258,8 @@ pub fn plan(view: &dyn View, batch: &IngestBatch) -> Result<(IngestOutcome, Writ
             pending.gap(item, 1, Gap { last: first - 1, ..pending.no_gap(expected) });
         }
         if let Some(dropped) = item.dropped.filter(|dropped| dropped.records > 0 || dropped.hosts > 0) {
-            outcome.dropped += dropped.hosts;
+            // Where it is not known how many hosts a record had, it had one at least.
+            outcome.dropped += if dropped.hosts == 0 { dropped.records } else { dropped.hosts };
             let gap = Gap {
                 last: item.sequence,
                 hosts: dropped.hosts,

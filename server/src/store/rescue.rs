@@ -33,7 +33,7 @@ impl Rescue {
             Ok(copied) => Ok(copied.then_some(rescue)),
             // A full disk must not keep a server down that would run on it.
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                tracing::warn!(path = %store.display(), "no room for a copy of the store's files while it is opened");
+                tracing::debug!(path = %store.display(), "no room for a copy of the store's files while it is opened");
                 let _ = fs::remove_dir_all(store.join(UNFINISHED));
                 Ok(None)
             }

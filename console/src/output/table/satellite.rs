@@ -105,7 +105,7 @@ pub fn show(satellite: &SatelliteDocument<'_>, view: &View) -> String {
     ];
     let facts = facts.into_iter().filter(|(_, value)| !value.is_empty());
     let mut page: String = facts.map(|(name, value)| format!("{name:<13} {value}\n")).collect();
-    for gap in &satellite.gaps {
+    for gap in satellite.gaps.iter().flatten() {
         page.push_str(&format!("  {}\n", gap_line(gap, view)));
     }
     if satellite.status == "pending" {
@@ -147,12 +147,11 @@ fn spool(satellite: &SatelliteDocument<'_>, view: &View) -> String {
 /// Empty when nothing was.
 fn lost(satellite: &SatelliteDocument<'_>) -> String {
     let mut parts = Vec::new();
-    if satellite.records_missing > 0 {
-        let missing = count(satellite.records_missing, "record");
-        parts.push(format!("{missing} that it does not account for"));
+    if let Some(missing) = satellite.records_missing.filter(|n| *n > 0) {
+        parts.push(format!("{} that it does not account for", count(missing, "record")));
     }
-    if satellite.hosts_dropped > 0 {
-        parts.push(format!("{} that it dropped", count(satellite.hosts_dropped, "host observation")));
+    if let Some(dropped) = satellite.hosts_dropped.filter(|n| *n > 0) {
+        parts.push(format!("at least {} that it dropped", count(dropped, "host observation")));
     }
     parts.join(", ")
 }
@@ -274,15 +273,15 @@ new       office   pending                            never
             spool_error: "no space left on device".into(),
             replaying: true,
             gaps: vec![gap],
-            hosts_dropped: 400,
-            records_missing: 1,
+            hosts_dropped: Some(400),
+            records_missing: Some(1),
             ..office()
         };
         let text = show(&SatelliteDocument::from(&wire), &View::fixed());
         for line in [
             "Clock         90.5 s behind the server's; its times are shown corrected\n",
             "Spool         12 records waiting, 1.0 MiB on disk, catching up; takes nothing: no space left on device\n",
-            "Lost          1 record that it does not account for, 400 host observations that it dropped\n",
+            "Lost          1 record that it does not account for, at least 400 host observations that it dropped\n",
             "sequences 7-90, 400 host observations, no change among them: the spool was full\n",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

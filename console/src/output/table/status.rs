@@ -31,6 +31,10 @@ pub fn render(status: &v1::StatusResponse, context: &str, view: &View) -> String
         view.paint.apply(if n > 0 { style } else { styles::QUIET }, &format!("{n} {word}"))
     })
     .join(", ");
+    let satellites = match status.satellites_replaying {
+        0 => satellites,
+        n => format!("{satellites} ({n} catching up)"),
+    };
     let mut lines = vec![
         (
             "Server",
