@@ -225,7 +225,12 @@ fn status_words(status: &Status) -> String {
     }
     // The server's own words are for people; the transport's are not.
     if let Some(cause) = root_cause(status) {
-        return format!("the connection to the server was lost ({cause})");
+        // rustls writes to programmers, with a link to its manual.
+        return if cause.contains("close_notify") || cause.contains("://") {
+            "the connection to the server broke".to_owned()
+        } else {
+            format!("the connection to the server broke ({})", printable(&cause))
+        };
     }
     match status.code() {
         Code::Unimplemented => "the server does not know this command".to_owned(),
@@ -332,6 +337,19 @@ mod tests {
     fn control_characters_of_the_server_do_not_reach_the_terminal() {
         let text = call(Status::internal("\u{1b}[2Jgone")).to_string();
         assert!(text.contains("\\u{1b}[2Jgone"), "{text}");
+    }
+
+    #[test]
+    fn a_connection_that_broke_is_said_without_the_libraries_words() {
+        let broke = |cause: &'static str| call(Status::from_error(io::Error::other(cause).into()));
+        let rustls =
+            "peer closed connection without sending TLS close_notify: https://docs.rs/rustls/latest/rustls/";
+        assert_eq!(
+            broke(rustls).to_string(),
+            "cannot show satellite `ofice-1`: the connection to the server broke"
+        );
+        let reset = broke("Connection reset by peer").to_string();
+        assert!(reset.ends_with("broke (Connection reset by peer)"), "{reset}");
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct SatelliteResult {
     pub hosts_up: u64,
     pub hosts_total: u64,
     pub probes_sent: u64,
+    /// It was at work, whatever came of it.
+    pub began: bool,
     ended: bool,
 }
 
@@ -108,6 +110,7 @@ impl ScanResult {
             Some(Event::Progress(progress)) => {
                 let index = self.index_of(&progress.satellite);
                 let satellite = &mut self.satellites[index];
+                satellite.began = true;
                 satellite.hosts_total = progress.hosts_total;
                 satellite.probes_sent = progress.probes_sent;
                 Ok(News::Progress(progress))
@@ -115,6 +118,7 @@ impl ScanResult {
             Some(Event::Hosts(batch)) => {
                 let satellite = self.index_of(&batch.satellite);
                 let first = self.hosts.len();
+                self.satellites[satellite].began = true;
                 for host in &batch.hosts {
                     let host =
                         v1::HostObservation::decode(host.as_slice()).map_err(|_| WireError::Malformed)?;
@@ -127,6 +131,13 @@ impl ScanResult {
             Some(Event::End(end)) => {
                 let index = self.index_of(&end.satellite);
                 let satellite = &mut self.satellites[index];
+                // Of a part that was lost its end knows less than what came before.
+                let began = satellite.began
+                    || end.complete
+                    || !end.method.is_empty()
+                    || end.hosts_total > 0
+                    || end.probes_sent > 0;
+                let at_least = |said: u64, known: u64| if end.complete { said } else { said.max(known) };
                 *satellite = SatelliteResult {
                     name: std::mem::take(&mut satellite.name),
                     segment: std::mem::take(&mut satellite.segment),
@@ -137,9 +148,10 @@ impl ScanResult {
                     unresolved: end.unresolved,
                     method: end.method,
                     method_reason: end.method_reason,
-                    hosts_up: end.hosts_up,
-                    hosts_total: end.hosts_total,
-                    probes_sent: end.probes_sent,
+                    hosts_up: at_least(end.hosts_up, satellite.hosts_up),
+                    hosts_total: at_least(end.hosts_total, satellite.hosts_total),
+                    probes_sent: at_least(end.probes_sent, satellite.probes_sent),
+                    began,
                     ended: true,
                 };
                 Ok(News::End(index))
@@ -159,8 +171,10 @@ impl ScanResult {
         if !self.ended {
             self.finished_at = now;
         }
-        let why = if interrupted { "interrupted" } else { "the server ended the scan before it was done" };
+        let why = if interrupted { "interrupted" } else { "the scan broke off before it was done" };
         for satellite in self.satellites.iter_mut().filter(|satellite| !satellite.complete) {
+            // Whoever is not there is said to have ended as soon as the scan starts.
+            satellite.began |= !satellite.ended && !self.scan_id.is_empty();
             if !satellite.ended || satellite.error.is_none() {
                 satellite.error.get_or_insert_with(|| why.to_owned());
             }
@@ -181,6 +195,11 @@ impl ScanResult {
         self.satellites.iter().all(|s| {
             s.complete && s.refusals.is_empty() && s.refusals_dropped == 0 && s.unresolved.is_empty()
         }) && self.hosts.iter().all(|host| host.seen.unscanned.is_empty())
+    }
+
+    /// Whether a satellite began and did not come to its end.
+    pub fn is_any_cut_off(&self) -> bool {
+        self.satellites.iter().any(|satellite| satellite.began && !satellite.complete)
     }
 
     /// From start to finish.

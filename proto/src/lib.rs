@@ -8,6 +8,7 @@ pub mod v1 {
 }
 
 pub mod batch;
+pub mod codec;
 pub mod convert;
 pub mod token;
 

@@ -1,18 +1,18 @@
 //! The scans that run here: each resolves its names, sweeps, and puts what it sees into the spool as it comes.
 
-use crate::engine::{self, EngineContext, Method, Outcome, Refusal, SweepEvent, SweepRequest, SweepSummary};
+mod end;
+
+use crate::engine::{self, EngineContext, Method, SweepEvent, SweepRequest};
 use crate::resolve;
 use crate::spool::Spool;
 use jiff::Timestamp;
-use portolan_common::addresses::AddressSet;
 use portolan_common::ids::ScanId;
 use portolan_common::observation::HostObservation;
 use portolan_common::ports::PortSpec;
 use portolan_common::targets;
 use portolan_proto::batch;
 use portolan_proto::v1;
-use prost::Message as _;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -31,39 +31,41 @@ const EVENTS: usize = 1024;
 const STOP_POLL: Duration = Duration::from_millis(20);
 /// Scans at once.
 const MAX_SCANS: usize = 64;
-/// The end of a scan must fit into one message of the uplink whatever was scanned: bytes of its refusals, …
-const MAX_REFUSAL_BYTES: usize = 256 * 1024;
-/// … bytes of its coverage, …
-const MAX_COVERAGE_BYTES: usize = 512 * 1024;
-/// … and names that did not resolve.
-const MAX_UNRESOLVED: usize = 1000;
-/// Characters of a rule or of a refused port list that are shown; a scope may list a thousand ports.
-const MAX_SHOWN: usize = 400;
+/// Scans beyond these that are refused at once, and whose refusal is not in the spool yet.
+const MAX_REFUSED: usize = 256;
 
 /// See the module.
 pub struct Scans {
     context: EngineContext,
     spool: Arc<Spool>,
     progress: mpsc::Sender<v1::ScanProgress>,
-    running: Mutex<HashMap<ScanId, CancellationToken>>,
+    table: Mutex<Table>,
     /// Cancelled when the satellite ends: nothing is begun any more.
     ending: CancellationToken,
+}
+
+/// What was asked for and has no end in the spool yet.
+#[derive(Default)]
+struct Table {
+    running: HashMap<ScanId, CancellationToken>,
+    refused: HashSet<ScanId>,
 }
 
 impl Scans {
     /// None at first. `progress` is sent only while there is room.
     pub fn new(context: EngineContext, spool: Arc<Spool>, progress: mpsc::Sender<v1::ScanProgress>) -> Self {
         let ending = CancellationToken::new();
-        Self { context, spool, progress, running: Mutex::default(), ending }
+        Self { context, spool, progress, table: Mutex::default(), ending }
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<ScanId, CancellationToken>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The scans that run.
+    /// The scans that run, and those that were refused, as long as their ends are not in the spool.
     pub fn running(&self) -> Vec<ScanId> {
-        self.table().keys().copied().collect()
+        let table = self.table();
+        table.running.keys().chain(&table.refused).copied().collect()
     }
 
     /// Starts a scan; one that runs already is left alone.
@@ -75,52 +77,66 @@ impl Scans {
         if self.ending.is_cancelled() {
             return;
         }
-        let cancel = self.ending.child_token();
-        let crowded = {
-            let mut table = self.table();
-            if table.contains_key(&id) {
-                return;
+        let mut table = self.table();
+        if table.running.contains_key(&id) || table.refused.contains(&id) {
+            return;
+        }
+        if table.running.len() < MAX_SCANS {
+            let cancel = self.ending.child_token();
+            table.running.insert(id, cancel.clone());
+            tokio::spawn(self.clone().run(id, start, cancel));
+        } else if table.refused.len() < MAX_REFUSED {
+            table.refused.insert(id);
+            // Without the message: while the spool stands still, nothing large may wait for it.
+            tokio::spawn(self.clone().refuse(id));
+        } else {
+            tracing::warn!(
+                scan = %id,
+                "{MAX_SCANS} scans are running and {MAX_REFUSED} refusals wait for the spool: this one is passed \
+                 over, and the server asks again when it next sees this satellite"
+            );
+        }
+    }
+
+    async fn run(self: Arc<Self>, id: ScanId, start: v1::StartScan, cancel: CancellationToken) {
+        let started_at = Timestamp::now();
+        // A panic in one scan ends that scan, and says so.
+        let task = tokio::spawn({
+            let scans = self.clone();
+            async move {
+                // On the disk before the first probe: a scan that a crash cuts off is reported as failed.
+                tokio::select! {
+                    () = scans.spool.begin(id) => {}
+                    () = cancel.cancelled() => return end::cancelled(),
+                }
+                scans.sweep(id, start, cancel).await
             }
-            let crowded = table.len() >= MAX_SCANS;
-            if !crowded {
-                table.insert(id, cancel.clone());
-            }
-            crowded
-        };
-        let scans = self.clone();
-        tokio::spawn(async move {
-            let started_at = Timestamp::now();
-            let end = if crowded {
-                failed(format!("{MAX_SCANS} scans are running on this satellite already"))
-            } else {
-                // A panic in one scan ends that scan, and says so.
-                let task = tokio::spawn({
-                    let scans = scans.clone();
-                    async move {
-                        // On the disk before the first probe: a scan that a crash cuts off is reported as failed.
-                        tokio::select! {
-                            () = scans.spool.begin(id) => {}
-                            () = cancel.cancelled() => return cancelled(),
-                        }
-                        scans.sweep(id, start, cancel).await
-                    }
-                });
-                task.await.unwrap_or_else(|error| failed(format!("the scan stopped unexpectedly: {error}")))
-            };
-            let end = v1::ScanEnd {
-                started_at_ms: started_at.as_millisecond(),
-                finished_at_ms: Timestamp::now().as_millisecond(),
-                ..end
-            };
-            scans.spool.push(id, v1::record::Body::End(end)).await;
-            // Only now: until its end is in the spool, the scan counts as running.
-            scans.table().remove(&id);
         });
+        let end =
+            task.await.unwrap_or_else(|error| end::failed(format!("the scan stopped unexpectedly: {error}")));
+        self.push_end(id, started_at, end).await;
+        // Only now: until its end is in the spool, the scan counts as running.
+        self.table().running.remove(&id);
+    }
+
+    async fn refuse(self: Arc<Self>, id: ScanId) {
+        let why = format!("{MAX_SCANS} scans are running on this satellite already");
+        self.push_end(id, Timestamp::now(), end::failed(why)).await;
+        self.table().refused.remove(&id);
+    }
+
+    async fn push_end(&self, id: ScanId, started_at: Timestamp, end: v1::ScanEnd) {
+        let end = v1::ScanEnd {
+            started_at_ms: started_at.as_millisecond(),
+            finished_at_ms: Timestamp::now().as_millisecond(),
+            ..end
+        };
+        self.spool.push(id, v1::record::Body::End(end)).await;
     }
 
     /// Stops a scan; an unknown one is none of ours any more.
     pub fn cancel(&self, id: &[u8]) {
-        if let Some(cancel) = ScanId::from_slice(id).and_then(|id| self.table().get(&id).cloned()) {
+        if let Some(cancel) = ScanId::from_slice(id).and_then(|id| self.table().running.get(&id).cloned()) {
             cancel.cancel();
         }
     }
@@ -128,7 +144,7 @@ impl Scans {
     /// Stops everything, since the satellite shuts down; returns once the ends of all scans are in the spool.
     pub async fn stop(&self) {
         self.ending.cancel();
-        while !self.table().is_empty() {
+        while !self.running().is_empty() {
             tokio::time::sleep(STOP_POLL).await;
         }
     }
@@ -136,36 +152,30 @@ impl Scans {
     async fn sweep(&self, id: ScanId, start: v1::StartScan, cancel: CancellationToken) -> v1::ScanEnd {
         let request = match read(&start) {
             Ok(request) => request,
-            Err(why) => return failed(why),
+            Err(why) => return end::failed(why),
         };
         let (targets, ports, method) = request;
         let names: Vec<String> = targets.names().into_iter().collect();
         let (lookup, unresolved) = tokio::select! {
             resolved = resolve::resolve_all(&names) => resolved,
-            () = cancel.cancelled() => return cancelled(),
+            () = cancel.cancelled() => return end::cancelled(),
         };
         let targets = targets.resolve(&lookup);
         tracing::info!(scan = %id, addresses = %targets.addresses.len(), ports = ports.len(), "scan");
         let excluded: Vec<&str> = targets.unresolved_excludes.iter().map(String::as_str).collect();
         if !excluded.is_empty() {
             // Whoever excludes a fragile device must not find it scanned because the resolver was away.
-            return failed(format!(
+            return end::failed(format!(
                 "what is excluded does not resolve here ({}), so nothing was scanned: exclude addresses instead",
                 excluded.join(", ")
             ));
         }
-        let unresolved_dropped = unresolved.len().saturating_sub(MAX_UNRESOLVED) as u64;
-        let unresolved = unresolved
-            .into_iter()
-            .take(MAX_UNRESOLVED)
-            .map(|u| v1::Unresolved { name: u.name, error: u.error })
-            .collect();
         let (sender, receiver) = mpsc::channel(EVENTS);
         let request = SweepRequest { targets, ports, method, gentle: start.gentle };
         let sweeping = engine::sweep(request, self.context.clone(), sender, cancel);
         let (summary, ()) = tokio::join!(sweeping, self.forward(id, receiver));
         tracing::info!(scan = %id, probes = summary.probes_sent, outcome = ?summary.outcome, "scan ended");
-        v1::ScanEnd { unresolved, unresolved_dropped, ..end_of(summary) }
+        end::of(summary, unresolved)
     }
 
     /// Gathers what comes into batches; a batch waits a moment for company, never long.
@@ -236,135 +246,61 @@ fn read(start: &v1::StartScan) -> Result<(targets::Targets, PortSpec, Method), S
     Ok((targets, ports, method))
 }
 
-fn failed(error: String) -> v1::ScanEnd {
-    v1::ScanEnd { outcome: v1::scan_end::Outcome::Failed.into(), error, ..v1::ScanEnd::default() }
-}
-
-fn cancelled() -> v1::ScanEnd {
-    v1::ScanEnd { outcome: v1::scan_end::Outcome::Cancelled.into(), ..v1::ScanEnd::default() }
-}
-
-fn end_of(summary: SweepSummary) -> v1::ScanEnd {
-    let (outcome, error) = match summary.outcome {
-        Outcome::Complete => (v1::scan_end::Outcome::Complete, String::new()),
-        Outcome::Cancelled => (v1::scan_end::Outcome::Cancelled, String::new()),
-        Outcome::Failed(why) => (v1::scan_end::Outcome::Failed, why),
-    };
-    let (refusals, refusals_dropped) = bounded_refusals(summary.refusals);
-    let (coverage, coverage_dropped) = bounded_coverage(summary.coverage);
-    v1::ScanEnd {
-        outcome: outcome.into(),
-        error,
-        refusals,
-        refusals_dropped: summary.refusals_dropped + refusals_dropped,
-        coverage,
-        coverage_dropped,
-        hosts_up: summary.hosts_up,
-        hosts_total: summary.hosts_total,
-        probes_sent: summary.probes_sent,
-        method: summary.method.to_string(),
-        method_reason: summary.method_reason,
-        ..v1::ScanEnd::default()
-    }
-}
-
-/// As many refusals as fit, and how many do not.
-fn bounded_refusals(refusals: Vec<Refusal>) -> (Vec<v1::Refusal>, u64) {
-    let mut room = MAX_REFUSAL_BYTES;
-    let mut kept = Vec::new();
-    let mut dropped = 0;
-    for refusal in refusals {
-        let refusal = v1::Refusal {
-            target: refusal.addresses.to_string(),
-            ports: refusal.ports.map(|ports| shown(&ports.to_string())).unwrap_or_default(),
-            rule: shown(&refusal.rule),
-        };
-        match room.checked_sub(refusal.encoded_len() + 4) {
-            Some(left) => {
-                room = left;
-                kept.push(refusal);
-            }
-            None => dropped += 1,
-        }
-    }
-    (kept, dropped)
-}
-
-/// As much coverage as fits, and how many address ranges do not.
-fn bounded_coverage(coverage: Vec<(AddressSet, PortSpec)>) -> (Vec<v1::Coverage>, u64) {
-    let mut room = MAX_COVERAGE_BYTES;
-    let mut kept = Vec::new();
-    let mut dropped = 0;
-    for (addresses, ports) in coverage {
-        let mut part = v1::Coverage { addresses: Vec::new(), ports: ports.to_string() };
-        let head = part.ports.len() + 8;
-        for range in addresses.ranges().map(|range| range.to_string()) {
-            let cost = range.len() + 4 + if part.addresses.is_empty() { head } else { 0 };
-            match room.checked_sub(cost) {
-                Some(left) => {
-                    room = left;
-                    part.addresses.push(range);
-                }
-                None => dropped += 1,
-            }
-        }
-        if !part.addresses.is_empty() {
-            kept.push(part);
-        }
-    }
-    if dropped > 0 {
-        tracing::warn!(dropped, "the coverage is too scattered to report in full");
-    }
-    (kept, dropped)
-}
-
-fn shown(text: &str) -> String {
-    if text.len() <= MAX_SHOWN {
-        return text.to_owned();
-    }
-    format!("{}…", text.chars().take(MAX_SHOWN).collect::<String>())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::MAX_REFUSALS;
-    use portolan_common::addresses::AddressRange;
-    use portolan_common::ports::PortSet;
-    use portolan_proto::MAX_UPLINK_BYTES;
-    use std::net::Ipv4Addr;
+    use crate::engine::SharedLimits;
+    use crate::spool::disk::Disk;
+    use crate::spool::{Clock, SpoolSettings};
+    use arc_swap::ArcSwap;
+    use portolan_common::scope::{Guard, Scope};
+    use uuid::Uuid;
 
-    /// A record that the server's limit turns away would be sent again for ever.
-    #[test]
-    fn the_end_of_the_most_scattered_scan_fits_into_a_message() {
-        let scattered: PortSet = (0..=u16::MAX).filter(|port| port % 2 == 0).collect();
-        let ports = PortSpec { tcp: scattered, udp: PortSet::default() };
-        let address = |n: u32| AddressRange::single(Ipv4Addr::from_bits(n * 2).into());
-        let refusals = (0..MAX_REFUSALS as u32)
-            .map(|n| Refusal {
-                addresses: address(n),
-                ports: Some(ports.clone()),
-                rule: format!("ports {ports}"),
-            })
-            .collect();
-        let coverage =
-            (0..20).map(|n| ((n * 50_000..(n + 1) * 50_000).map(address).collect(), ports.clone())).collect();
-        let summary = SweepSummary {
-            outcome: Outcome::Complete,
-            hosts_up: 0,
-            hosts_total: 1_000_000,
-            probes_sent: 0,
-            refusals,
-            refusals_dropped: 5,
-            coverage,
-            method: Method::Connect,
-            method_reason: String::new(),
+    /// A server that asks for more than can be refused while the disk takes nothing costs no memory.
+    #[tokio::test]
+    async fn refusals_that_wait_for_the_disk_are_bounded() {
+        let disk = Disk::default();
+        disk.set_capacity(4096);
+        let spool =
+            Spool::open_on(Arc::new(disk.clone()), SpoolSettings::default(), Clock::system()).unwrap();
+        let spool = Arc::new(spool);
+        let guard = Arc::new(ArcSwap::from_pointee(Guard::new(Scope::allowing(&[]))));
+        let context = EngineContext { guard, limits: Arc::new(SharedLimits::new()) };
+        let scans = Arc::new(Scans::new(context, spool.clone(), mpsc::channel(1).0));
+        let ask = |n: u128| v1::StartScan {
+            scan_id: Uuid::from_u128(n).as_bytes().to_vec(),
+            targets: vec!["nothing that can be scanned".into()],
+            ..v1::StartScan::default()
         };
-        let end = end_of(summary);
-        assert!(end.encoded_len() < MAX_UPLINK_BYTES - 64 * 1024, "{} bytes", end.encoded_len());
-        let named = end.refusals.len() as u64;
-        assert!(named > 100 && end.refusals_dropped == MAX_REFUSALS as u64 - named + 5);
-        let covered: usize = end.coverage.iter().map(|part| part.addresses.len()).sum();
-        assert!(covered > 1000 && covered as u64 + end.coverage_dropped == 1_000_000);
+        let most = (MAX_SCANS + MAX_REFUSED) as u128;
+        // Each of them twice, and more than there is room for.
+        for n in (0..most + 100).chain(0..most + 100) {
+            scans.start(ask(n));
+        }
+        assert_eq!(scans.running().len() as u128, most, "those that are named need not be asked for again");
+        disk.set_capacity(u64::MAX);
+        tokio::time::timeout(Duration::from_secs(60), async {
+            while !scans.running().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .expect("they never ended");
+        let mut ends = HashMap::new();
+        spool.hello();
+        assert!(spool.welcome(0, Some(u32::MAX)).await);
+        while !spool.is_settled() {
+            let record = spool.next().await;
+            spool.ack(record.sequence);
+            let Some(v1::record::Body::End(end)) = record.body else { panic!("{record:?}") };
+            assert_eq!(end.outcome(), v1::scan_end::Outcome::Failed);
+            let crowded = end.error.contains("scans are running on this satellite already");
+            assert_eq!(ends.insert(record.scan_id, crowded), None, "it ended twice");
+        }
+        assert_eq!(ends.len() as u128, most);
+        assert_eq!(ends.values().filter(|crowded| **crowded).count(), MAX_REFUSED);
+        // There is room again.
+        scans.start(ask(most + 1));
+        assert_eq!(scans.running().len(), 1);
     }
 }

@@ -1,27 +1,26 @@
 //! `backup` and `restore`: everything that makes a server that server, in one file, made while it runs or while it does
 //! not; and back into a data directory.
 
+mod brought;
+
 use crate::control::{self, ControlError};
-use crate::data_dir::{DataDir, DataDirError};
+use crate::data_dir::{DataDir, DataDirError, Making, Work};
 use crate::pki::PkiError;
 use crate::pki::authority::Authority;
 use crate::pki::server_certificate;
 use crate::revocations::{self, Journal};
 use crate::store::{self, Contents, DumpError, Part, Store, StoreError};
+use brought::Brought;
 use jiff::Timestamp;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use portolan_common::ids::DeploymentId;
 use portolan_transport::files::{self, FileError};
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, PipeWriter, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, BufWriter, PipeWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
-
-/// What `deployment.toml` has at most.
-const MAX_DEPLOYMENT_BYTES: usize = 1024 * 1024;
 
 /// A backup or restore that failed.
 #[derive(Debug, thiserror::Error)]
@@ -34,10 +33,13 @@ pub enum BackupError {
     File(#[from] FileError),
     /// The store cannot be used.
     #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A certificate or key does not fit.
-    #[error(transparent)]
-    Pki(#[from] PkiError),
+    Store(StoreError),
+    /// A certificate or key does not fit: a backup of it would be of no use.
+    #[error("{error}; see `portolan-server doctor`")]
+    Broken {
+        /// What is wrong with which file.
+        error: PkiError,
+    },
     /// The running server cannot be asked.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -48,8 +50,31 @@ pub enum BackupError {
     #[error("{} is no regular file: name a file, or `-` for the standard output", .0.display())]
     NoFile(PathBuf),
     /// The backup could not be made.
-    #[error("the backup was not made: {0}")]
-    NotMade(#[source] DumpError),
+    #[error("{0}")]
+    NotMade(DumpError),
+    /// It would be in its own way.
+    #[error(
+        "{} is inside the data directory {}: a backup there goes with what it is to save, and may overwrite it; name a \
+         file elsewhere, best on another machine",
+        path.display(), data.display()
+    )]
+    Inside {
+        /// The file.
+        path: PathBuf,
+        /// The data directory.
+        data: PathBuf,
+    },
+    /// Its files do not fit together.
+    #[error("{} cannot be restored: in it, {error}; nothing was touched", path.display())]
+    Unfit {
+        /// The backup.
+        path: PathBuf,
+        /// What is wrong.
+        error: String,
+    },
+    /// What was written would not restore.
+    #[error("what was written does not fit together ({0}); see `portolan-server doctor`")]
+    NotWhole(String),
     /// What was written is not what should have been.
     #[error("what was written to {} does not read back ({error}); it was removed, nothing was backed up", path.display())]
     NotReadBack {
@@ -108,6 +133,12 @@ pub enum BackupError {
     Interrupted,
 }
 
+impl From<StoreError> for BackupError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.plainly())
+    }
+}
+
 /// A backup that was made.
 #[derive(Debug)]
 pub struct Made {
@@ -129,7 +160,24 @@ pub fn backup(
     runtime: &tokio::runtime::Runtime,
     stop: &CancellationToken,
 ) -> Result<Made, BackupError> {
+    match try_backup(data, file, force, runtime, stop) {
+        Err(_) if stop.is_cancelled() => Err(BackupError::Interrupted),
+        made => made,
+    }
+}
+
+fn try_backup(
+    data: &DataDir,
+    file: Option<&Path>,
+    force: bool,
+    runtime: &tokio::runtime::Runtime,
+    stop: &CancellationToken,
+) -> Result<Made, BackupError> {
     let (deployment, _) = data.deployment()?;
+    if let Some(path) = file.filter(|path| is_inside(path, data)) {
+        return Err(BackupError::Inside { path: path.to_owned(), data: data.path().to_owned() });
+    }
+    check_certificates(data, deployment).map_err(|error| BackupError::Broken { error })?;
     let Some(path) = file else {
         // Looked at as it passes: it cannot be read a second time.
         let (reader, copy) = io::pipe().map_err(|error| BackupError::NotMade(DumpError::Write(error)))?;
@@ -154,11 +202,15 @@ pub fn backup(
     };
     unfinished.file.sync_all().map_err(FileError::on("write", path))?;
     let read = File::open(&unfinished.path).map_err(FileError::on("read", &unfinished.path))?;
-    let contents = match store::check(read) {
+    let contents = match store::check(Stoppable { inner: read, stop }) {
         Ok(contents) => contents,
         Err(DumpError::GivenUp(why)) => return Err(BackupError::NotMade(DumpError::GivenUp(why))),
         Err(error) => return Err(BackupError::NotReadBack { path: path.to_owned(), error }),
     };
+    let brought = Brought::read(&unfinished.path, stop).map_err(BackupError::NotMade)?;
+    let fits =
+        brought.check(contents.deployment).and_then(|()| brought.check_server_key(contents.deployment));
+    fits.map_err(BackupError::NotWhole)?;
     if stop.is_cancelled() {
         return Err(BackupError::Interrupted);
     }
@@ -174,7 +226,7 @@ fn write(
     runtime: &tokio::runtime::Runtime,
     stop: &CancellationToken,
 ) -> Result<bool, BackupError> {
-    match data.lock() {
+    match data.lock_for(Work::Backup) {
         Ok(_lock) => {
             let store = Store::open(&data.store(), 0)?;
             let about = control::about(data, deployment, Timestamp::now())?;
@@ -186,7 +238,7 @@ fn write(
                 Err(error) => Err(BackupError::NotMade(error)),
             }
         }
-        Err(DataDirError::Locked { .. }) => {
+        Err(DataDirError::Locked { work: Work::Server, .. }) => {
             let asked = runtime.block_on(stop.run_until_cancelled(control::fetch_backup(data, out)));
             match asked {
                 None => Err(BackupError::Interrupted),
@@ -195,6 +247,48 @@ fn write(
             }
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Looks at the certificate authority and the server's key as `doctor` does.
+fn check_certificates(data: &DataDir, deployment: DeploymentId) -> Result<(), PkiError> {
+    let authority = Authority::load(&data.ca(), deployment)?;
+    authority.check_root_key(&data.ca())?;
+    if data.server_identity().exists() {
+        server_certificate::load(&data.server_identity(), &authority)?;
+    }
+    Ok(())
+}
+
+/// Whether a file would stand in the data directory, by its name or by where that leads.
+fn is_inside(path: &Path, data: &DataDir) -> bool {
+    let Ok(own) = fs::metadata(data.path()) else { return false };
+    let named = std::path::absolute(path).ok();
+    let directory = named.as_deref().and_then(Path::parent).and_then(|parent| parent.canonicalize().ok());
+    let leads_to = path.canonicalize().ok();
+    [named, directory, leads_to].iter().flatten().flat_map(|path| path.ancestors()).any(|ancestor| {
+        fs::metadata(ancestor).is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino()))
+    })
+}
+
+/// A file that reads until it is told to stop.
+struct Stoppable<'a> {
+    inner: File,
+    stop: &'a CancellationToken,
+}
+
+impl Read for Stoppable<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        if self.stop.is_cancelled() {
+            return Err(io::Error::other("interrupted"));
+        }
+        self.inner.read(bytes)
+    }
+}
+
+impl Seek for Stoppable<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
     }
 }
 
@@ -272,23 +366,42 @@ pub struct Restored {
     pub contents: Contents,
     /// Where the store went that was replaced.
     pub replaced: Option<PathBuf>,
+    /// A journal of revocations stood there before, so that later ones hold.
+    pub had_revocations: bool,
+    /// Why the server's own certificate was left out, which the server then makes anew.
+    pub without_certificate: Option<String>,
 }
 
 /// Puts a backup into a data directory that holds no server; with `store_only`, its store into the server that it comes
 /// from.
 ///
 /// # Errors
-/// [`BackupError`]; nothing is touched unless the backup is whole and adds up.
+/// [`BackupError`]; nothing is touched unless the backup is whole, adds up, and its certificates and keys fit.
 pub fn restore(
     file: &Path,
     data: &DataDir,
     store_only: bool,
     now: Timestamp,
+    stop: &CancellationToken,
+) -> Result<Restored, BackupError> {
+    match try_restore(file, data, store_only, now, stop) {
+        Err(_) if stop.is_cancelled() => Err(BackupError::Interrupted),
+        restored => restored,
+    }
+}
+
+fn try_restore(
+    file: &Path,
+    data: &DataDir,
+    store_only: bool,
+    now: Timestamp,
+    stop: &CancellationToken,
 ) -> Result<Restored, BackupError> {
     let unusable = |error| BackupError::Unusable { path: file.to_owned(), error };
-    let contents = store::check(File::open(file).map_err(FileError::on("read", file))?).map_err(unusable)?;
+    let inner = File::open(file).map_err(FileError::on("read", file))?;
+    let contents = store::check(Stoppable { inner, stop }).map_err(unusable)?;
     if store_only {
-        return restore_store(file, data, contents, now);
+        return restore_store(file, data, contents, now, stop);
     }
     if !contents.files.contains_key("deployment.toml") {
         return Err(BackupError::StoreOnly(file.to_owned()));
@@ -296,31 +409,95 @@ pub fn restore(
     if let Some(unknown) = contents.files.keys().find(|name| !is_known(name)) {
         return Err(unusable(DumpError::Newer(format!("it has a file `{}`", unknown.escape_debug()))));
     }
-    if data.deployment_file().exists() {
-        return Err(BackupError::Occupied(data.path().to_owned()));
+    let mut brought = Brought::read(file, stop).map_err(unusable)?;
+    brought
+        .check(contents.deployment)
+        .map_err(|error| BackupError::Unfit { path: file.to_owned(), error })?;
+    let without_certificate = brought.check_server_key(contents.deployment).err();
+    if without_certificate.is_some() {
+        brought.0.remove("server.pem");
     }
+    refuse_what_is_there(data)?;
+    let is_new = !data.path().exists();
     files::create_private_dir(data.path())?;
     let entries = fs::read_dir(data.path()).map_err(FileError::on("read", data.path()))?;
     if entries.filter_map(Result::ok).any(|entry| !is_leftover(&entry.file_name().to_string_lossy())) {
         return Err(BackupError::NotEmpty(data.path().to_owned()));
     }
-    let _lock = data.lock()?;
+    let _lock = data.lock_for(Work::Restore)?;
+    // Somebody may have been quicker.
+    refuse_what_is_there(data)?;
+    let had_revocations = data.revocations().exists();
+    match fill(file, data, brought, stop) {
+        Ok(()) => Ok(Restored { contents, replaced: None, had_revocations, without_certificate }),
+        Err(_) if stop.is_cancelled() => {
+            empty(data, is_new);
+            Err(BackupError::Interrupted)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A server, whole or not, is never overwritten: only what died half-way is.
+fn refuse_what_is_there(data: &DataDir) -> Result<(), BackupError> {
+    use DataDirError::{Damaged, HalfInitialised, HalfRestored, NotInitialised};
+    match data.deployment() {
+        Err(NotInitialised(_) | HalfInitialised(_) | HalfRestored(_)) => Ok(()),
+        Ok(_) | Err(Damaged { .. }) => Err(BackupError::Occupied(data.path().to_owned())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Writes everything that a backup brings. Its deployment comes first, as a marker, and gets its name at the very end.
+fn fill(
+    file: &Path,
+    data: &DataDir,
+    mut brought: Brought,
+    stop: &CancellationToken,
+) -> Result<(), BackupError> {
+    let deployment = brought.0.remove("deployment.toml").unwrap_or_default();
+    files::write_private(&data.marker(Making::Restore), &deployment)?;
     for directory in [data.ca(), data.store()] {
         if directory.exists() {
             fs::remove_dir_all(&directory).map_err(FileError::on("remove the leftover", &directory))?;
         }
     }
-    let not_restored = |error| BackupError::NotRestored { path: file.to_owned(), error };
-    Store::restore(&data.store(), file).map_err(not_restored)?;
-    // Last, so that a directory with it is whole.
-    let deployment = restore_files(file, data)?;
-    let authority = Authority::load(&data.ca(), contents.deployment)?;
-    if data.server_identity().exists() {
-        server_certificate::load(&data.server_identity(), &authority)?;
+    for leftover in [data.server_identity(), data.marker(Making::Init)] {
+        if leftover.exists() {
+            fs::remove_file(&leftover).map_err(FileError::on("remove the leftover", &leftover))?;
+        }
     }
-    files::write_private(&data.deployment_file(), &deployment)?;
-    data.deployment()?;
-    Ok(Restored { contents, replaced: None })
+    let not_restored = |error| BackupError::NotRestored { path: file.to_owned(), error };
+    Store::restore(&data.store(), file, &|| stop.is_cancelled()).map_err(not_restored)?;
+    files::create_private_dir(&data.ca())?;
+    let revoked = brought.0.remove(revocations::FILE);
+    for (name, content) in brought.0 {
+        files::write_private(&data.path().join(name), &content)?;
+    }
+    if stop.is_cancelled() {
+        return Err(BackupError::Interrupted);
+    }
+    if let Some(content) = revoked {
+        // Somebody may have put there what the old directory had.
+        let journal = Journal::at(data.revocations());
+        journal.merge(&revocations::parse(&String::from_utf8_lossy(&content)))?;
+    }
+    Ok(data.finish(Making::Restore)?)
+}
+
+/// Takes away what an interrupted restore wrote; the marker last.
+fn empty(data: &DataDir, is_new: bool) {
+    let marker = data.marker(Making::Restore);
+    for directory in [data.ca(), data.store()] {
+        let _ = fs::remove_dir_all(directory);
+    }
+    for file in [data.server_identity(), data.path().join("high-water"), marker] {
+        let _ = fs::remove_file(file);
+    }
+    if is_new {
+        let _ = fs::remove_file(data.path().join("lock"));
+        let _ = fs::remove_dir(data.path());
+    }
 }
 
 /// The files that a backup may bring.
@@ -337,34 +514,8 @@ fn is_known(name: &str) -> bool {
 /// What a restore that died half-way leaves behind.
 fn is_leftover(name: &str) -> bool {
     matches!(name, "ca" | "store" | "lock" | "server.pem" | "high-water" | "ballast" | revocations::FILE)
+        || matches!(name, "deployment.toml.restore" | "deployment.toml.init")
         || name.ends_with(".tmp")
-}
-
-/// Writes every file but `deployment.toml`, which it returns.
-fn restore_files(file: &Path, data: &DataDir) -> Result<Vec<u8>, BackupError> {
-    files::create_private_dir(&data.ca())?;
-    let mut all: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    store::read(file, |part| {
-        if let Part::File { path, content } = part {
-            all.entry(path).or_default().extend(content);
-        }
-        Ok(())
-    })
-    .map_err(|error| BackupError::NotRestored { path: file.to_owned(), error })?;
-    let deployment = all.remove("deployment.toml").unwrap_or_default();
-    if deployment.len() > MAX_DEPLOYMENT_BYTES {
-        let error = DumpError::Damaged("its deployment.toml is too large".into());
-        return Err(BackupError::NotRestored { path: file.to_owned(), error });
-    }
-    if let Some(content) = all.remove(revocations::FILE) {
-        // Somebody may have put there what the old directory had.
-        let journal = Journal::at(data.revocations());
-        journal.merge(&revocations::parse(&String::from_utf8_lossy(&content)))?;
-    }
-    for (name, content) in all {
-        files::write_private(&data.path().join(name), &content)?;
-    }
-    Ok(deployment)
 }
 
 fn restore_store(
@@ -372,18 +523,34 @@ fn restore_store(
     data: &DataDir,
     contents: Contents,
     now: Timestamp,
+    stop: &CancellationToken,
 ) -> Result<Restored, BackupError> {
     let (ours, _) = data.deployment()?;
     if ours != contents.deployment {
         let (path, data) = (file.to_owned(), data.path().to_owned());
         return Err(BackupError::Foreign { path, data, theirs: contents.deployment, ours });
     }
-    let _lock = data.lock()?;
-    let not_restored = |error| BackupError::NotRestored { path: file.to_owned(), error };
-    let mut journal = Vec::new();
+    let _lock = data.lock_for(Work::Restore)?;
+    let had_revocations = data.revocations().exists();
     let work = data.path().join("restore.tmp");
     fresh_directory(&work)?;
-    Store::restore(&work.join("store"), file).map_err(not_restored)?;
+    let replaced = replace_store(file, data, &work, now, stop);
+    let removed = fs::remove_dir_all(&work).map_err(FileError::on("remove", &work));
+    let replaced = replaced?;
+    removed?;
+    Ok(Restored { contents, replaced, had_revocations, without_certificate: None })
+}
+
+fn replace_store(
+    file: &Path,
+    data: &DataDir,
+    work: &Path,
+    now: Timestamp,
+    stop: &CancellationToken,
+) -> Result<Option<PathBuf>, BackupError> {
+    let not_restored = |error| BackupError::NotRestored { path: file.to_owned(), error };
+    let mut journal = Vec::new();
+    Store::restore(&work.join("store"), file, &|| stop.is_cancelled()).map_err(not_restored)?;
     store::read(file, |part| {
         if let Part::File { path, content } = part
             && path == revocations::FILE
@@ -393,11 +560,12 @@ fn restore_store(
         Ok(())
     })
     .map_err(not_restored)?;
+    if stop.is_cancelled() {
+        return Err(BackupError::Interrupted);
+    }
     // Whoever was revoked in either stays so.
     Journal::at(data.revocations()).merge(&revocations::parse(&String::from_utf8_lossy(&journal)))?;
-    let replaced = Store::replace(&data.store(), &work.join("store"), "replaced", now)?;
-    fs::remove_dir_all(&work).map_err(FileError::on("remove", &work))?;
-    Ok(Restored { contents, replaced })
+    Ok(Store::replace(&data.store(), &work.join("store"), "replaced", now)?)
 }
 
 /// An empty private directory in the place of whatever was left there.

@@ -1,16 +1,19 @@
 //! The command line of `portolan-server`.
 
+use crate::backup::BackupError;
 use crate::config::Config;
-use crate::data_dir::{DataDir, NameError, split_name};
+use crate::data_dir::{DataDir, DataDirError, NameError, split_name};
+use crate::doctor::DoctorError;
 use crate::run::RunError;
 use crate::{backup, doctor, init, run};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 use nix::sys::stat::{Mode, umask};
-use portolan_daemon::signals;
+use portolan_daemon::signals::{self, INTERRUPTED};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -127,11 +130,15 @@ const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
 /// How long blocking threads may hold up the end of the process.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Does what the command line says.
+/// The exit code of a command that did what it was to do, and could not save everything.
+const VIOLATED: u8 = 3;
+
+/// Does what the command line says; returns the exit code.
 ///
 /// # Errors
 /// Whatever failed, in words for the operator.
-pub fn execute(cli: Cli) -> anyhow::Result<()> {
+pub fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
+    quieten_the_engine();
     // For the files that libraries write; ours set their mode themselves.
     umask(Mode::from_bits_truncate(0o077));
     match cli.command {
@@ -143,7 +150,6 @@ pub fn execute(cli: Cli) -> anyhow::Result<()> {
             println!("Operator context written to {}", made.context.display());
             println!();
             println!("Next: portolan-server run --data-dir {}", data_dir.display());
-            Ok(())
         }
         Command::Admin { data_dir, name, admin_out } => {
             anyhow::ensure!(
@@ -154,21 +160,68 @@ pub fn execute(cli: Cli) -> anyhow::Result<()> {
                 .context("cannot issue an operator's certificate")?;
             println!("Operator context for {name} written to {}", made.context.display());
             println!("Valid until {:.0}", made.expires);
-            Ok(())
         }
-        Command::Backup { file, data_dir, force } => make_backup(&DataDir::new(&data_dir), &file, force),
+        Command::Backup { file, data_dir, force } => make_backup(&DataDir::new(&data_dir), &file, force)?,
         Command::Restore { file, data_dir, store_only } => {
-            restore(&DataDir::new(&data_dir), &file, store_only)
+            restore(&DataDir::new(&data_dir), &file, store_only)?;
         }
-        Command::Doctor { data_dir, repair, output } => examine(&DataDir::new(&data_dir), repair, output),
-        Command::Run { data_dir, listen, config } => serve(DataDir::new(&data_dir), listen, config),
+        Command::Doctor { data_dir, repair, output } => {
+            return examine(&DataDir::new(&data_dir), repair, output);
+        }
+        Command::Run { data_dir, listen, config } => serve(DataDir::new(&data_dir), listen, config)?,
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The exit code of a command that failed.
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let interrupted = matches!(error.downcast_ref(), Some(BackupError::Interrupted))
+        || matches!(error.downcast_ref(), Some(DoctorError::Interrupted));
+    match u8::try_from(INTERRUPTED) {
+        Ok(code) if interrupted => ExitCode::from(code),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// sled panics on some kinds of damage. The store catches that and says what it means, in words.
+fn quieten_the_engine() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let in_file = panic.location().is_some_and(|location| is_of_the_engine(location.file()));
+        let in_thread = std::thread::current().name().is_some_and(|name| name.starts_with("sled"));
+        if in_file || in_thread {
+            tracing::debug!(%panic, "the store's engine gave up");
+        } else {
+            usual(panic);
+        }
+    }));
+}
+
+fn is_of_the_engine(file: &str) -> bool {
+    Path::new(file).components().any(|part| part.as_os_str().to_string_lossy().starts_with("sled-"))
+}
+
+/// A runtime that listens for signals: each of them, SIGHUP too, asks the command to end and tidy up.
+fn interruptible() -> anyhow::Result<(tokio::runtime::Runtime, CancellationToken)> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let stop = CancellationToken::new();
+    let hangup = Arc::new(Notify::new());
+    runtime.block_on(async { signals::listen(stop.clone(), Some(hangup.clone())) })?;
+    let stopped = stop.clone();
+    runtime.spawn(async move {
+        hangup.notified().await;
+        stopped.cancel();
+        // As of the other signals, a second one insists.
+        hangup.notified().await;
+        std::process::exit(INTERRUPTED);
+    });
+    Ok((runtime, stop))
 }
 
 fn serve(data: DataDir, listen: SocketAddr, config: Option<PathBuf>) -> anyhow::Result<()> {
     let config = read_config(config)?;
     // Said before the port is taken: the more basic mistake first.
-    data.deployment().context("cannot run the server")?;
+    data.deployment().map_err(advise_init).context("cannot run the server")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let listener = TcpListener::bind(listen).await.map_err(|error| match error.kind() {
@@ -183,6 +236,10 @@ fn serve(data: DataDir, listen: SocketAddr, config: Option<PathBuf>) -> anyhow::
         let reload = Arc::new(Notify::new());
         signals::listen(shutdown.clone(), Some(reload.clone())).context("cannot run the server")?;
         run::run(data, config, listener, shutdown, reload).await.map_err(|error| {
+            let error = match error {
+                RunError::Store(error) => RunError::Store(error.plainly()),
+                error => error,
+            };
             let what =
                 if matches!(error, RunError::Task(_)) { "the server stopped" } else { "cannot run the server" };
             anyhow::Error::new(error).context(what)
@@ -193,10 +250,19 @@ fn serve(data: DataDir, listen: SocketAddr, config: Option<PathBuf>) -> anyhow::
     result
 }
 
+/// Only whoever wants to run a server may want a new one.
+fn advise_init(error: DataDirError) -> anyhow::Error {
+    match &error {
+        DataDirError::NotInitialised(path) => anyhow::anyhow!(
+            "{error}, or make a new server: `portolan-server init --data-dir {} --name HOST`",
+            path.display()
+        ),
+        _ => error.into(),
+    }
+}
+
 fn make_backup(data: &DataDir, file: &Path, force: bool) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let stop = CancellationToken::new();
-    runtime.block_on(async { signals::listen(stop.clone(), None) }).context("cannot make a backup")?;
+    let (runtime, stop) = interruptible().context("cannot make a backup")?;
     let to_file = (file != Path::new("-")).then_some(file);
     let made = backup::backup(data, to_file, force, &runtime, &stop).context("cannot make a backup")?;
     let contents = made.contents;
@@ -228,7 +294,9 @@ fn make_backup(data: &DataDir, file: &Path, force: bool) -> anyhow::Result<()> {
 }
 
 fn restore(data: &DataDir, file: &Path, store_only: bool) -> anyhow::Result<()> {
-    let restored = backup::restore(file, data, store_only, Timestamp::now()).context("cannot restore")?;
+    let (_runtime, stop) = interruptible().context("cannot restore")?;
+    let restored =
+        backup::restore(file, data, store_only, Timestamp::now(), &stop).context("cannot restore")?;
     let contents = restored.contents;
     println!(
         "Restored {} of deployment {} to {}: {} entries up to commit {}, as of {:.0}",
@@ -242,16 +310,35 @@ fn restore(data: &DataDir, file: &Path, store_only: bool) -> anyhow::Result<()> 
     if let Some(kept) = restored.replaced {
         println!("The store that was there is kept as {}", kept.display());
     }
+    if let Some(why) = restored.without_certificate {
+        println!(
+            "The server's own certificate was left out ({why}); the server makes a new one when it starts"
+        );
+    }
     println!("Satellites send again what they kept since then (72 h by default); nothing is counted twice.");
+    println!("{}", words_on_revocations(&contents.created_at, restored.had_revocations));
     println!();
     println!("Next: portolan-server run --data-dir {}", data.path().display());
     Ok(())
 }
 
-fn examine(data: &DataDir, repair: bool, output: Output) -> anyhow::Result<()> {
-    // sled panics on some kinds of damage; what that means is in the report.
+/// Who is trusted now.
+fn words_on_revocations(as_of: &Timestamp, had_revocations: bool) -> String {
+    let registry = format!("Satellites, tokens and revocations are those of {as_of:.0}");
+    if had_revocations {
+        return format!("{registry}; the revocations in the revocations.log that was here hold as well.");
+    }
+    format!(
+        "{registry}. CAUTION: a satellite that was revoked after that is trusted again. Revoke it again once the server \
+         runs; or, before it does, copy the old server's revocations.log over the one here, if that still exists."
+    )
+}
+
+fn examine(data: &DataDir, repair: bool, output: Output) -> anyhow::Result<ExitCode> {
+    // sled panics on some kinds of damage, wherever; what that means is in the report.
     std::panic::set_hook(Box::new(|panic| tracing::debug!(%panic, "a panic while looking at damage")));
-    let report = doctor::run(data, repair, Timestamp::now()).context("cannot examine the server")?;
+    let (_runtime, stop) = interruptible().context("cannot examine the server")?;
+    let report = doctor::run(data, repair, Timestamp::now(), &stop).context("cannot examine the server")?;
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
         Output::Table => {
@@ -259,10 +346,20 @@ fn examine(data: &DataDir, repair: bool, output: Output) -> anyhow::Result<()> {
                 println!("repaired  {words}");
             }
             for finding in &report.findings {
-                let mark = if finding.ok { "ok    " } else { "WRONG " };
+                let mark = match (finding.ok, finding.examined) {
+                    (true, _) => "ok     ",
+                    (false, true) => "WRONG  ",
+                    (false, false) => "unknown",
+                };
                 let todo =
                     if finding.todo.is_empty() { String::new() } else { format!("; {}", finding.todo) };
                 println!("{mark}  {}: {}{todo}", finding.subject, finding.found);
+            }
+            for (number, words) in report.would.iter().enumerate() {
+                if number == 0 {
+                    println!("\nWith --repair the store would be built anew:");
+                }
+                println!("  {words}");
             }
             if report.well && !report.repaired.is_empty() {
                 println!("\nNext: portolan-server run --data-dir {}", data.path().display());
@@ -270,7 +367,11 @@ fn examine(data: &DataDir, repair: bool, output: Output) -> anyhow::Result<()> {
         }
     }
     anyhow::ensure!(report.well, "not all is well with {}; see above", data.path().display());
-    Ok(())
+    if report.lost {
+        eprintln!("warning: not everything could be saved; see above (exit code {VIOLATED})");
+        return Ok(ExitCode::from(VIOLATED));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn read_config(path: Option<PathBuf>) -> anyhow::Result<Config> {
@@ -282,4 +383,35 @@ fn read_config(path: Option<PathBuf>) -> anyhow::Result<Config> {
     let text = portolan_transport::files::read_text(&path, MAX_CONFIG_BYTES)?;
     Config::from_toml(&path.display().to_string(), &text)
         .map_err(|mistakes| anyhow::anyhow!("the settings have mistakes\n{mistakes}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_panics_of_the_engine_are_quiet() {
+        assert!(is_of_the_engine(
+            "/home/a/.cargo/registry/src/index.crates.io-1/sled-0.34.7/src/pagecache/mod.rs"
+        ));
+        assert!(!is_of_the_engine("server/src/store/writer.rs"));
+    }
+
+    #[test]
+    fn an_interrupted_command_ends_with_130_and_any_other_failure_with_1() {
+        let of = |error: anyhow::Error| format!("{:?}", exit_code(&error.context("cannot")));
+        assert_eq!(of(BackupError::Interrupted.into()), format!("{:?}", ExitCode::from(130)));
+        assert_eq!(of(DoctorError::Interrupted.into()), format!("{:?}", ExitCode::from(130)));
+        assert_eq!(of(anyhow::anyhow!("no")), format!("{:?}", ExitCode::FAILURE));
+    }
+
+    #[test]
+    fn init_is_advised_to_whoever_runs_and_a_restore_says_who_is_trusted_again() {
+        let nothing = DataDirError::NotInitialised("/x".into());
+        assert!(!nothing.to_string().contains("init"), "{nothing}");
+        assert!(advise_init(nothing).to_string().contains("init --data-dir /x"));
+        let words = words_on_revocations(&Timestamp::UNIX_EPOCH, false);
+        assert!(words.contains("1970-01-01") && words.contains("trusted again"), "{words}");
+        assert!(!words_on_revocations(&Timestamp::UNIX_EPOCH, true).contains("trusted again"));
+    }
 }

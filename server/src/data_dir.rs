@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 /// The port that clients dial when a name carries none.
 pub const DEFAULT_PORT: u16 = 8443;
 
+/// What `deployment.toml` has at most.
+pub const MAX_DEPLOYMENT_BYTES: u64 = 1024 * 1024;
+
 /// Paths inside the data directory.
 #[derive(Clone, Debug)]
 pub struct DataDir(PathBuf);
@@ -34,12 +37,34 @@ pub enum DataDirError {
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Never initialised.
+    /// Nothing of a server.
+    #[error("{} holds no Portolan server: name the server's data directory with --data-dir DIR", .0.display())]
+    NotInitialised(PathBuf),
+    /// A server that lost the file that says which one it is.
     #[error(
-        "{} holds no Portolan server: run `portolan-server init --data-dir DIR --name HOST` first",
+        "deployment.toml is missing in {}, the rest of a server is here: put the file back from a backup (`portolan-server \
+         restore BACKUP --data-dir NEW` into a new directory, then copy it from there); nothing was touched",
         .0.display()
     )]
-    NotInitialised(PathBuf),
+    Headless(PathBuf),
+    /// A `restore` died half-way.
+    #[error(
+        "an interrupted restore is in {}: run `portolan-server restore` again with the same --data-dir, or remove the directory",
+        .0.display()
+    )]
+    HalfRestored(PathBuf),
+    /// An `init` died half-way.
+    #[error(
+        "an interrupted init is in {}: run `portolan-server init` again with the same --data-dir, or remove the directory",
+        .0.display()
+    )]
+    HalfInitialised(PathBuf),
+    /// It is a satellite's.
+    #[error(
+        "{} is a satellite's data directory (it has an enrollment.json): name the server's with --data-dir DIR",
+        .0.display()
+    )]
+    Satellite(PathBuf),
     /// `deployment.toml` is damaged.
     #[error("{} is damaged: {reason}", path.display())]
     Damaged {
@@ -48,14 +73,74 @@ pub enum DataDirError {
         /// What is wrong.
         reason: String,
     },
-    /// Another server runs on it.
-    #[error("another portolan-server{holder} is running on {}: stop it first, or use another --data-dir", path.display())]
+    /// Another process has it.
+    #[error("{}", locked(path, *work, holder))]
     Locked {
         /// The directory.
         path: PathBuf,
+        /// What it does.
+        work: Work,
         /// ` (process N)`, or empty.
         holder: String,
     },
+}
+
+/// What a process holds the data directory for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// `run`.
+    Server,
+    /// `backup`, while no server runs.
+    Backup,
+    /// `restore`.
+    Restore,
+    /// `doctor`.
+    Doctor,
+    /// `init`.
+    Init,
+}
+
+impl Work {
+    const COMMANDS: [(&'static str, Self); 4] = [
+        ("backup", Self::Backup),
+        ("restore", Self::Restore),
+        ("doctor", Self::Doctor),
+        ("init", Self::Init),
+    ];
+
+    /// How it is told in the lock; a server's lock holds its process number alone.
+    fn name(self) -> &'static str {
+        Self::COMMANDS.iter().find(|(_, work)| *work == self).map_or("", |(name, _)| name)
+    }
+
+    fn named(name: &str) -> Self {
+        Self::COMMANDS.iter().find(|(known, _)| *known == name).map_or(Self::Server, |(_, work)| *work)
+    }
+}
+
+fn locked(path: &Path, work: Work, holder: &str) -> String {
+    let path = path.display();
+    match work {
+        Work::Server => format!(
+            "another portolan-server{holder} is running on {path}: stop it first, or use another --data-dir"
+        ),
+        Work::Backup => format!("a backup is under way{holder} on {path}: wait until it is done"),
+        Work::Restore => format!("a restore is under way{holder} on {path}: wait until it is done"),
+        Work::Doctor => {
+            format!("`portolan-server doctor` is at work{holder} on {path}: wait until it is done")
+        }
+        Work::Init => format!("`portolan-server init` is at work{holder} on {path}: wait until it is done"),
+    }
+}
+
+/// What makes a data directory of nothing. It writes a marker first, which holds what `deployment.toml` will say and
+/// becomes it at the very end: as long as it stands under its own name, nothing else there was ever used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Making {
+    /// `init`.
+    Init,
+    /// `restore`.
+    Restore,
 }
 
 impl DataDir {
@@ -104,18 +189,77 @@ impl DataDir {
         self.0.join(crate::revocations::FILE)
     }
 
+    /// The file that stands there while a server is being made.
+    pub fn marker(&self, making: Making) -> PathBuf {
+        self.0.join(match making {
+            Making::Init => "deployment.toml.init",
+            Making::Restore => "deployment.toml.restore",
+        })
+    }
+
+    /// The end of an `init` or `restore`, in one step: what its marker says is the server from now on.
+    ///
+    /// # Errors
+    /// When the file cannot be renamed.
+    pub fn finish(&self, making: Making) -> Result<(), FileError> {
+        let path = self.deployment_file();
+        let renamed = std::fs::rename(self.marker(making), &path);
+        renamed.and_then(|()| File::open(&self.0)?.sync_all()).map_err(FileError::on("write", &path))
+    }
+
+    /// What a directory without `deployment.toml` is, if it can be looked into.
+    ///
+    /// # Errors
+    /// When it cannot be.
+    pub fn without_deployment(&self) -> Result<DataDirError, FileError> {
+        let path = self.0.clone();
+        let mut names = Vec::new();
+        match std::fs::read_dir(&self.0) {
+            Ok(entries) => names.extend(entries.filter_map(Result::ok).map(|entry| entry.file_name())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(FileError::on("read", &self.0)(error)),
+        }
+        let has = |name: &str| names.iter().any(|known| known == name);
+        // Who cannot look into it cannot say that it is empty.
+        let is_filled = |path: &Path| match std::fs::read_dir(path) {
+            Ok(mut entries) => entries.next().is_some(),
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        };
+        Ok(if self.marker(Making::Restore).exists() {
+            DataDirError::HalfRestored(path)
+        } else if self.marker(Making::Init).exists() {
+            DataDirError::HalfInitialised(path)
+        } else if is_filled(&self.ca()) || is_filled(&self.store()) || has("server.pem") {
+            DataDirError::Headless(path)
+        } else if has("enrollment.json") {
+            DataDirError::Satellite(path)
+        } else {
+            DataDirError::NotInitialised(path)
+        })
+    }
+
     /// Reads `deployment.toml`.
     ///
     /// # Errors
-    /// When it is missing (never initialised) or damaged.
+    /// When it is missing, which is told by what else is there, or damaged.
     pub fn deployment(&self) -> Result<(DeploymentId, Deployment), DataDirError> {
         let path = self.deployment_file();
-        if !path.exists() {
-            return Err(DataDirError::NotInitialised(self.0.clone()));
+        match files::read_text(&path, MAX_DEPLOYMENT_BYTES) {
+            Ok(text) => Self::parse_deployment(&text, &path),
+            Err(error) if error.cause.kind() == std::io::ErrorKind::NotFound => {
+                Err(self.without_deployment()?)
+            }
+            Err(error) => Err(error.into()),
         }
-        let text = files::read_text(&path, 1024 * 1024)?;
-        let damaged = |reason: String| DataDirError::Damaged { path: path.clone(), reason };
-        let deployment: Deployment = toml::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+    }
+
+    /// Reads what `deployment.toml` says; `path` is for the message.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub fn parse_deployment(text: &str, path: &Path) -> Result<(DeploymentId, Deployment), DataDirError> {
+        let damaged = |reason: String| DataDirError::Damaged { path: path.to_owned(), reason };
+        let deployment: Deployment = toml::from_str(text).map_err(|error| damaged(error.to_string()))?;
         let id = deployment.id.parse().map_err(|_| damaged("its id is no UUID".into()))?;
         if deployment.names.is_empty() {
             return Err(damaged("it names no address under which clients find the server".into()));
@@ -131,6 +275,14 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError::Locked`] while another process has it.
     pub fn lock(&self) -> Result<DataDirLock, DataDirError> {
+        self.lock_for(Work::Server)
+    }
+
+    /// The same, and whoever comes second is told what for.
+    ///
+    /// # Errors
+    /// As [`DataDir::lock`].
+    pub fn lock_for(&self, work: Work) -> Result<DataDirLock, DataDirError> {
         let path = self.0.join("lock");
         let on = |action| FileError::on(action, &path);
         let mut file = File::options()
@@ -144,15 +296,17 @@ impl DataDir {
         match file.try_lock() {
             Ok(()) => {
                 // Only told to whoever comes second; a full disk is no reason not to start.
-                let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+                let words = format!("{} {}", std::process::id(), work.name());
+                let _ = file.set_len(0).and_then(|()| file.write_all(words.trim_end().as_bytes()));
                 Ok(DataDirLock { _file: file })
             }
             Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
+                let mut words = String::new();
                 let _ = file.rewind();
-                let _ = file.take(20).read_to_string(&mut pid);
+                let _ = file.take(40).read_to_string(&mut words);
+                let (pid, work) = words.split_once(' ').unwrap_or((&words, ""));
                 let holder = pid.parse::<u32>().map_or(String::new(), |pid| format!(" (process {pid})"));
-                Err(DataDirError::Locked { path: self.0.clone(), holder })
+                Err(DataDirError::Locked { path: self.0.clone(), work: Work::named(work), holder })
             }
             Err(TryLockError::Error(error)) => Err(on("lock")(error).into()),
         }
@@ -250,5 +404,55 @@ mod tests {
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         drop(lock);
         data.lock().unwrap();
+    }
+
+    #[test]
+    fn a_directory_without_its_deployment_is_told_by_what_else_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |entries: &[&str]| {
+            let name = format!("of-{}", entries.concat().replace('/', "-"));
+            let data = DataDir::new(&dir.path().join(name));
+            for entry in entries {
+                let path = data.path().join(entry);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, "x").unwrap();
+            }
+            data.deployment().unwrap_err()
+        };
+        assert!(matches!(of(&[]), DataDirError::NotInitialised(_)));
+        assert!(matches!(of(&["lock", "thesis.tex"]), DataDirError::NotInitialised(_)));
+        assert!(matches!(of(&["ca/root.key"]), DataDirError::Headless(_)));
+        assert!(matches!(of(&["store/db"]), DataDirError::Headless(_)));
+        assert!(matches!(of(&["server.pem"]), DataDirError::Headless(_)));
+        assert!(matches!(of(&["ca/root.key", "deployment.toml.restore"]), DataDirError::HalfRestored(_)));
+        assert!(matches!(of(&["ca/root.key", "deployment.toml.init"]), DataDirError::HalfInitialised(_)));
+        assert!(matches!(of(&["enrollment.json"]), DataDirError::Satellite(_)));
+        assert!(matches!(of(&["deployment.toml"]), DataDirError::Damaged { .. }));
+    }
+
+    #[test]
+    fn what_cannot_be_looked_into_is_not_called_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        // What the kernel says of a path through a file, as it does of a directory of somebody else's.
+        let error = DataDir::new(&dir.path().join("file")).deployment().unwrap_err();
+        assert!(matches!(error, DataDirError::File(_)), "{error}");
+    }
+
+    #[test]
+    fn whoever_holds_the_lock_is_named_by_what_it_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::new(dir.path());
+        let pid = std::process::id();
+        for (work, words) in [
+            (Work::Backup, format!("a backup is under way (process {pid})")),
+            (Work::Restore, format!("a restore is under way (process {pid})")),
+            (Work::Doctor, format!("doctor` is at work (process {pid})")),
+            (Work::Server, format!("portolan-server (process {pid}) is running")),
+        ] {
+            let _lock = data.lock_for(work).unwrap();
+            let error = data.lock().unwrap_err().to_string();
+            assert!(error.contains(&words), "{error}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The hourly export: the store as one file beside it, made while the server runs and read back before it counts. It is
-//! what `doctor --repair` builds on when the store itself is damaged, and making it looks at every record.
+//! what `doctor --repair` builds on when the store itself is damaged, and making it looks at every record, as the engine
+//! gives it: what its cache holds hides damage on the disk under it until the next start.
 
 use crate::backup::Unfinished;
 use crate::data_dir::DataDir;
@@ -58,7 +59,7 @@ pub enum ExportError {
     Dump(#[from] DumpError),
     /// What was written does not add up.
     #[error("what was written does not read back: {0}")]
-    NotReadBack(#[source] DumpError),
+    NotReadBack(DumpError),
 }
 
 /// The newest export of a data directory, and the one before it.

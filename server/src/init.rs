@@ -1,6 +1,6 @@
 //! `init` and `admin`: what is done on the server's machine before or beside the running server.
 
-use crate::data_dir::{self, DataDir, DataDirError, Deployment, NameError};
+use crate::data_dir::{self, DataDir, DataDirError, Deployment, Making, NameError, Work};
 use crate::pki::PkiError;
 use crate::pki::authority::{Authority, OPERATOR_LIFE};
 use crate::store::{Store, StoreError};
@@ -64,7 +64,8 @@ pub struct Initialised {
 }
 
 /// Makes certificate authority, server certificate, store and the first operator's context. Everything that can be
-/// refused is refused before anything is written; `deployment.toml` comes last, so that a directory with it is whole.
+/// refused is refused before anything is written. A marker comes first and becomes `deployment.toml` at the end, so that
+/// a directory with it is whole, and nothing is ever removed but what an `init` that died half-way left.
 ///
 /// # Errors
 /// [`InitError`].
@@ -76,9 +77,7 @@ pub fn init(
 ) -> Result<Initialised, InitError> {
     let dial_addresses = data_dir::dial_addresses(names)?;
     let hosts = data_dir::certificate_names(names)?;
-    if data.deployment_file().exists() {
-        return Err(InitError::Exists(data.path().to_owned()));
-    }
+    refuse_what_is_there(data)?;
     let context_path = new_context_path(admin_out)?;
     files::create_private_dir(data.path())?;
     let occupied = std::fs::read_dir(data.path())
@@ -88,21 +87,24 @@ pub fn init(
     if occupied {
         return Err(InitError::NotEmpty(data.path().to_owned()));
     }
-    let _lock = data.lock()?;
+    let _lock = data.lock_for(Work::Init)?;
+    // Somebody may have been quicker.
+    refuse_what_is_there(data)?;
     remove_leftovers(data)?;
 
     let id = DeploymentId(Uuid::new_v4());
-    let authority = Authority::create(&data.ca(), id, now)?;
-    authority.issue_server(&hosts, now)?.store(&data.server_identity()).map_err(PkiError::from)?;
-    Store::create(&data.store())?;
     let deployment = Deployment { id: id.to_string(), names: names.to_vec(), created_at: now };
-    write_operator_context(&authority, &dial_addresses, "admin", &context_path, now)?;
     let text = toml::to_string(&deployment)
         .map_err(|error| DataDirError::Damaged { path: data.deployment_file(), reason: error.to_string() })?;
     let text = format!(
         "# The identity of this Portolan deployment. `names` may be edited: a running server takes them over.\n{text}"
     );
-    if let Err(error) = files::write_private(&data.deployment_file(), text.as_bytes()) {
+    files::write_private(&data.marker(Making::Init), text.as_bytes())?;
+    let authority = Authority::create(&data.ca(), id, now)?;
+    authority.issue_server(&hosts, now)?.store(&data.server_identity()).map_err(PkiError::from)?;
+    Store::create(&data.store())?;
+    write_operator_context(&authority, &dial_addresses, "admin", &context_path, now)?;
+    if let Err(error) = data.finish(Making::Init) {
         // Or the next try would find a context of a deployment that never was.
         let _ = std::fs::remove_file(&context_path);
         return Err(error.into());
@@ -110,12 +112,22 @@ pub fn init(
     Ok(Initialised { deployment: id, context: context_path, dial_addresses })
 }
 
-/// What an `init` that died half-way leaves behind.
-fn is_leftover(name: &str) -> bool {
-    matches!(name, "ca" | "store" | "high-water" | "lock" | "server.pem") || name.ends_with(".tmp")
+/// A server, whole or not, is never overwritten: only an `init` that died half-way is.
+fn refuse_what_is_there(data: &DataDir) -> Result<(), InitError> {
+    match data.deployment() {
+        Err(DataDirError::NotInitialised(_) | DataDirError::HalfInitialised(_)) => Ok(()),
+        Ok(_) | Err(DataDirError::Damaged { .. }) => Err(InitError::Exists(data.path().to_owned())),
+        Err(error) => Err(error.into()),
+    }
 }
 
-/// Without `deployment.toml` nothing of it was ever used.
+/// What an `init` that died half-way leaves behind.
+fn is_leftover(name: &str) -> bool {
+    matches!(name, "ca" | "store" | "high-water" | "lock" | "server.pem" | "deployment.toml.init")
+        || name.ends_with(".tmp")
+}
+
+/// As long as its marker stands, nothing of it was ever used; without the marker, both are empty.
 fn remove_leftovers(data: &DataDir) -> Result<(), InitError> {
     for directory in [data.ca(), data.store()] {
         if directory.exists() {
@@ -230,12 +242,47 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::new(&dir.path().join("data"));
         Authority::create(&data.ca(), DeploymentId(Uuid::nil()), Timestamp::now()).unwrap();
+        std::fs::write(data.marker(Making::Init), "half").unwrap();
         init(&data, &["localhost".into()], Some(&dir.path().join("a.toml")), Timestamp::now()).unwrap();
+        assert!(!data.marker(Making::Init).exists() && data.deployment().is_ok());
 
         let foreign = DataDir::new(&dir.path().join("foreign"));
         files::create_private_dir(foreign.path()).unwrap();
         std::fs::write(foreign.path().join("thesis.tex"), "").unwrap();
         let error = init(&foreign, &["localhost".into()], Some(&dir.path().join("b.toml")), Timestamp::now());
         assert!(matches!(error, Err(InitError::NotEmpty(_))));
+    }
+
+    #[test]
+    fn a_server_that_lost_its_deployment_is_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::new(&dir.path().join("data"));
+        init(&data, &["localhost".into()], Some(&dir.path().join("a.toml")), Timestamp::now()).unwrap();
+        std::fs::remove_file(data.deployment_file()).unwrap();
+        let key = std::fs::read(data.ca().join("root.key")).unwrap();
+        let again = |name: &str| {
+            let out = dir.path().join(name);
+            init(&data, &["localhost".into()], Some(&out), Timestamp::now()).map(|_| ()).unwrap_err()
+        };
+        for gone in ["", "server.pem", "store"] {
+            let path = data.path().join(gone);
+            if path.is_file() {
+                std::fs::remove_file(path).unwrap();
+            } else if !gone.is_empty() {
+                std::fs::remove_dir_all(path).unwrap();
+            }
+            let error = again("b.toml");
+            assert!(matches!(error, InitError::DataDir(DataDirError::Headless(_))), "{error}");
+        }
+        assert!(error_of_admin(&data, dir.path()).contains("the rest of a server is here"));
+        std::fs::write(data.marker(Making::Restore), "").unwrap();
+        let error = again("b.toml");
+        assert!(matches!(error, InitError::DataDir(DataDirError::HalfRestored(_))), "{error}");
+        assert_eq!(std::fs::read(data.ca().join("root.key")).unwrap(), key);
+        assert!(!dir.path().join("b.toml").exists());
+    }
+
+    fn error_of_admin(data: &DataDir, dir: &Path) -> String {
+        admin(data, "x", Some(&dir.join("c.toml")), Timestamp::now()).map(|_| ()).unwrap_err().to_string()
     }
 }

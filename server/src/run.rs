@@ -7,7 +7,7 @@ use crate::data_dir::{self, DataDir, DataDirError, NameError};
 use crate::enrollment::EnrollmentService;
 use crate::export::{self, Exports};
 use crate::http::{self, HttpState};
-use crate::listener::{self, Admission, Closing, Limits, Services, Shared};
+use crate::listener::{self, Admission, Closing, Limits, Services, Shared, Turnstile};
 use crate::metrics::Metrics;
 use crate::peer::Identifier;
 use crate::pki::PkiError;
@@ -179,6 +179,7 @@ pub async fn run(
         admission: Admission::new(config.unauthenticated_per_address, strangers),
         satellites: Admission::new(CONNECTIONS_PER_SATELLITE, usize::MAX),
         operators: Admission::new(CONNECTIONS_PER_OPERATOR, usize::MAX),
+        turnstile: Turnstile::default(),
         identifier: Identifier { deployment: id, registry: registry.clone() },
         limits: Limits::default(),
         metrics,
@@ -209,8 +210,8 @@ pub async fn run(
         }
     });
     tasks.spawn(background, "last sights", {
-        let registry = registry.clone();
-        |stop| write_sights(registry, stop)
+        let (registry, problems) = (registry.clone(), problems.clone());
+        |stop| write_sights(registry, problems, stop)
     });
     let ending = tasks.stop(streams);
     tasks.spawn(background, "expiry of scans", {
@@ -348,12 +349,18 @@ async fn expire_scans(scans: Arc<Scans>, store: Store, ending: CancellationToken
     }
 }
 
-/// Writes now and then, and once more at the end, when satellites were last seen.
-async fn write_sights(registry: Arc<Registry>, stop: CancellationToken) -> Result<(), BoxError> {
+/// Writes now and then, and once more at the end, when satellites were last seen and what happened to them.
+async fn write_sights(
+    registry: Arc<Registry>,
+    problems: Arc<Problems>,
+    stop: CancellationToken,
+) -> Result<(), BoxError> {
     loop {
         let is_last = tokio::time::timeout(SEEN, stop.cancelled()).await.is_ok();
-        if let Err(error) = registry.flush_seen().await {
-            tracing::warn!(%error, "cannot write when satellites were last seen; trying again");
+        for written in [registry.flush_seen().await, problems.flush().await] {
+            if let Err(error) = written {
+                tracing::warn!(%error, "cannot write when satellites were last seen and what happened; trying again");
+            }
         }
         if is_last {
             return Ok(());

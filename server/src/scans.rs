@@ -20,8 +20,13 @@ const MAX_SCANS: usize = 64;
 const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
 /// How long a broken stream may stay away before its part of a scan is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long scans wait for a store that takes nothing: it may be opened again in a moment.
+const STORE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a satellite has to confirm a cancel.
 const CANCEL_PATIENCE: Duration = Duration::from_millis(900);
+/// How a scan ends whose results cannot be stored.
+const STORE_TAKES_NOTHING: &str = "the server's store takes nothing (`portolan status` says why); its results wait on \
+                                   the satellite and are stored when there is room";
 
 /// A scan's events, with the bytes that wait in the queue.
 pub struct Events {
@@ -59,6 +64,8 @@ pub struct TooManyScans;
 pub struct Scans {
     hub: Arc<Hub>,
     running: Mutex<HashMap<ScanId, Running>>,
+    /// Since when the store takes nothing.
+    unwritable_since: Mutex<Option<Instant>>,
 }
 
 struct Running {
@@ -81,7 +88,7 @@ struct Part {
 impl Scans {
     /// None at first.
     pub fn new(hub: Arc<Hub>) -> Self {
-        Self { hub, running: Mutex::default() }
+        Self { hub, running: Mutex::default(), unwritable_since: Mutex::default() }
     }
 
     fn running_scans(&self) -> MutexGuard<'_, HashMap<ScanId, Running>> {
@@ -135,7 +142,7 @@ impl Scans {
             });
             if let Some(error) = absent {
                 part.ended = true;
-                running.emit(end_event(&participant.name, error));
+                running.emit(part.end(error));
             }
             running.parts.insert(participant.id, part);
         }
@@ -157,6 +164,13 @@ impl Scans {
     pub fn abandon(&self, id: ScanId) {
         if let Some(running) = self.running_scans().remove(&id) {
             self.tell_cancel(id, &running);
+        }
+    }
+
+    /// Nobody waits for it any more, whatever its parts have come to.
+    fn tell_all(&self, id: ScanId, running: &Running) {
+        for satellite in running.parts.keys() {
+            self.hub.send(*satellite, Down::CancelScan(v1::CancelScan { scan_id: id.as_bytes().to_vec() }));
         }
     }
 
@@ -221,6 +235,10 @@ impl Scans {
             _ if end.error.is_empty() => "it failed without saying why".into(),
             _ => end.error,
         };
+        // A satellite that was started anew knows of its scan only that it failed.
+        let failed = outcome != v1::scan_end::Outcome::Complete;
+        let known = part.last_progress.clone();
+        let at_least = |said: u64, known: u64| if failed { said.max(known) } else { said };
         let event = Event::End(v1::SatelliteEnd {
             satellite: part.name.clone(),
             complete: outcome == v1::scan_end::Outcome::Complete,
@@ -231,8 +249,8 @@ impl Scans {
             method: end.method,
             method_reason: end.method_reason,
             hosts_up: end.hosts_up,
-            hosts_total: end.hosts_total,
-            probes_sent: end.probes_sent,
+            hosts_total: at_least(end.hosts_total, known.hosts_total),
+            probes_sent: at_least(end.probes_sent, known.probes_sent),
         });
         running.emit(event);
         finish_if_done(&mut scans, id);
@@ -240,7 +258,12 @@ impl Scans {
 
     /// A satellite's stream broke.
     pub fn disconnected(&self, satellite: SatelliteId) {
-        for running in self.running_scans().values_mut() {
+        let mut scans = self.running_scans();
+        // The next stream may have been faster than the end of this one.
+        if self.hub.live(satellite).is_some() {
+            return;
+        }
+        for running in scans.values_mut() {
             let Some(part) = running.parts.get_mut(&satellite).filter(|part| !part.ended) else { continue };
             part.disconnected_since.get_or_insert_with(Instant::now);
             part.last_progress.disconnected = true;
@@ -269,26 +292,33 @@ impl Scans {
             let start = running.start.clone();
             let Some(part) = running.parts.get_mut(&satellite).filter(|part| !part.ended) else { continue };
             part.disconnected_since = None;
-            if reported.contains(&id) {
-                continue;
-            }
+            part.last_progress.disconnected = false;
             // The satellite acks nothing away that was not forwarded here, so what it does not know of never reached it.
-            if part.process == Some(process) {
-                if running.cancelled_at.is_none() {
-                    messages.push(Down::StartScan(start));
-                }
-                continue;
+            let unknown = !reported.contains(&id);
+            let died = unknown && part.process != Some(process);
+            part.ended = died;
+            // Its reader learns that it is back, and that it once began, which its end may not say.
+            let progress = Event::Progress(part.last_progress.clone());
+            let end = died.then(|| part.end("it restarted during the scan".into()));
+            running.emit(progress);
+            if let Some(end) = end {
+                running.emit(end);
+                finish_if_done(&mut scans, id);
+            } else if unknown && running.cancelled_at.is_none() {
+                messages.push(Down::StartScan(start));
             }
-            part.ended = true;
-            let event = end_event(&part.name, "it restarted during the scan".into());
-            running.emit(event);
-            finish_if_done(&mut scans, id);
         }
         messages
     }
 
-    /// Gives up what took too long, and everything when the store takes no writes; called a few times a second.
+    /// Gives up what took too long, and everything when the store takes nothing for a while; called a few times a
+    /// second.
     pub fn expire(&self, now: Instant, writable: bool) {
+        let stuck = {
+            let mut since = self.unwritable_since.lock().unwrap_or_else(PoisonError::into_inner);
+            *since = (!writable).then(|| since.unwrap_or(now));
+            since.is_some_and(|since| now.saturating_duration_since(since) > STORE_PATIENCE)
+        };
         let mut scans = self.running_scans();
         let ids: Vec<ScanId> = scans.keys().copied().collect();
         for id in ids {
@@ -301,7 +331,7 @@ impl Scans {
                     .disconnected_since
                     .is_some_and(|since| now.saturating_duration_since(since) > PATIENCE);
                 let error = match (cancelled, lost) {
-                    _ if !writable => "the server cannot store what it sees; see the server's log".to_owned(),
+                    _ if stuck => STORE_TAKES_NOTHING.to_owned(),
                     (true, _) => "the scan was cancelled; the satellite has not confirmed it yet".to_owned(),
                     (_, true) => format!(
                         "its connection broke during the scan and did not come back within {} s",
@@ -310,10 +340,15 @@ impl Scans {
                     _ => continue,
                 };
                 part.ended = true;
-                events.push(end_event(&part.name, error));
+                // It did begin, whatever was heard of it.
+                events.push(Event::Progress(part.last_progress.clone()));
+                events.push(part.end(error));
             }
             for event in events {
                 running.emit(event);
+            }
+            if stuck {
+                self.tell_all(id, running);
             }
             finish_if_done(&mut scans, id);
         }
@@ -322,6 +357,19 @@ impl Scans {
     /// Ends every scan: the server shuts down.
     pub fn end_all(&self) {
         self.running_scans().clear();
+    }
+}
+
+impl Part {
+    /// Its end, which the satellite itself did not tell: with what was last known of it.
+    fn end(&self, error: String) -> Event {
+        Event::End(v1::SatelliteEnd {
+            satellite: self.name.clone(),
+            error,
+            hosts_total: self.last_progress.hosts_total,
+            probes_sent: self.last_progress.probes_sent,
+            ..v1::SatelliteEnd::default()
+        })
     }
 }
 
@@ -340,10 +388,6 @@ fn unresolved(end: &v1::ScanEnd) -> Vec<String> {
         words.push(format!("{} more names: see the satellite's log", end.unresolved_dropped));
     }
     words
-}
-
-fn end_event(name: &str, error: String) -> Event {
-    Event::End(v1::SatelliteEnd { satellite: name.to_owned(), error, ..v1::SatelliteEnd::default() })
 }
 
 fn finish_if_done(scans: &mut HashMap<ScanId, Running>, id: ScanId) {
@@ -378,6 +422,11 @@ mod tests {
     }
 
     impl Fixture {
+        fn lose(&self) {
+            self.hub.leave(self.satellite, self.joined.session);
+            self.scans.disconnected(self.satellite);
+        }
+
         fn start(&self, absent: Option<&str>) -> Events {
             let participant =
                 Participant { id: self.satellite, name: "a".into(), absent: absent.map(str::to_owned) };
@@ -394,6 +443,9 @@ mod tests {
                 Event::Progress(_) => "progress".into(),
                 Event::Hosts(h) => format!("{} hosts", h.hosts.len()),
                 Event::End(e) if e.complete => "complete".into(),
+                Event::End(e) if e.probes_sent > 0 => {
+                    format!("{} ({} hosts, {} probes)", e.error, e.hosts_total, e.probes_sent)
+                }
                 Event::End(e) => e.error,
                 Event::Finished(_) => "finished".into(),
             });
@@ -409,7 +461,7 @@ mod tests {
     async fn a_scan_runs_to_its_end() {
         let mut f = fixture();
         let events = f.start(None);
-        assert!(matches!(f.joined.messages.try_recv(), Ok(Down::StartScan(_))));
+        assert!(matches!(f.joined.messages.try_recv().map(|message| *message), Ok(Down::StartScan(_))));
         f.scans.hosts(f.scan, f.satellite, vec![Vec::new()]);
         f.scans.ended(f.scan, f.satellite, complete());
         f.scans.hosts(f.scan, f.satellite, vec![]);
@@ -427,20 +479,62 @@ mod tests {
     async fn a_stream_that_breaks_is_waited_for_but_not_for_ever() {
         let f = fixture();
         let events = f.start(None);
-        f.scans.disconnected(f.satellite);
+        f.lose();
         f.scans.expire(Instant::now() + PATIENCE / 2, true);
         assert_eq!(f.scans.running(), 1);
         f.scans.expire(Instant::now() + PATIENCE * 2, true);
         let kinds = kinds(events).await;
         assert_eq!(kinds[..2], ["started", "disconnected"]);
-        assert!(kinds[2].contains("did not come back"), "{kinds:?}");
+        assert!(kinds[3].contains("did not come back"), "{kinds:?}");
+    }
+
+    /// Whatever ends a part that began, what was last known of it is told; of one that never began nothing is.
+    #[tokio::test]
+    async fn a_part_that_is_lost_ends_with_what_was_known_of_it() {
+        let words = |events| async { kinds(events).await.last_chunk::<3>().unwrap().clone() };
+        let far = |f: &Fixture| {
+            let events = f.start(None);
+            let progress = v1::ScanProgress {
+                scan_id: f.scan.as_bytes().to_vec(),
+                hosts_total: 256,
+                probes_sent: 1_234,
+                ..v1::ScanProgress::default()
+            };
+            f.scans.progress(f.satellite, &progress);
+            events
+        };
+        let f = fixture();
+        let events = far(&f);
+        f.scans.reconnected(f.satellite, ProcessId(Uuid::from_u128(2)), &[]);
+        let restarted = "it restarted during the scan (256 hosts, 1234 probes)";
+        assert_eq!(words(events).await, ["progress", restarted, "finished"]);
+
+        let f = fixture();
+        let events = far(&f);
+        let failed = v1::ScanEnd {
+            outcome: v1::scan_end::Outcome::Failed.into(),
+            error: "no route".into(),
+            ..v1::ScanEnd::default()
+        };
+        f.scans.ended(f.scan, f.satellite, failed);
+        assert_eq!(words(events).await, ["progress", "no route (256 hosts, 1234 probes)", "finished"]);
+
+        let f = fixture();
+        let events = far(&f);
+        f.scans.expire(Instant::now(), false);
+        f.scans.expire(Instant::now() + STORE_PATIENCE / 2, false);
+        assert_eq!(f.scans.running(), 1, "the store may be back in a moment");
+        f.scans.expire(Instant::now() + STORE_PATIENCE * 2, false);
+        let [progress, end, _] = words(events).await;
+        assert_eq!(progress, "progress");
+        assert!(end.contains("its results wait on the satellite") && end.ends_with("1234 probes)"), "{end}");
     }
 
     #[tokio::test]
     async fn after_a_reconnect_both_sides_agree() {
         let f = fixture();
         let events = f.start(None);
-        f.scans.disconnected(f.satellite);
+        f.lose();
         let unknown = ScanId(Uuid::from_u128(77));
         let told = f.scans.reconnected(f.satellite, PROCESS, &[f.scan, unknown]);
         assert!(matches!(&told[..], [Down::CancelScan(c)] if c.scan_id == unknown.as_bytes()));
@@ -450,7 +544,15 @@ mod tests {
         assert!(told.is_empty());
         assert_eq!(
             kinds(events).await,
-            ["started", "disconnected", "it restarted during the scan", "finished"]
+            [
+                "started",
+                "disconnected",
+                "progress",
+                "progress",
+                "progress",
+                "it restarted during the scan",
+                "finished"
+            ]
         );
     }
 
@@ -462,7 +564,7 @@ mod tests {
         assert!(!f.scans.cancel(ScanId(Uuid::nil())));
         f.scans.expire(Instant::now() + CANCEL_PATIENCE * 2, true);
         let kinds = kinds(events).await;
-        assert!(kinds[1].contains("cancelled"), "{kinds:?}");
+        assert!(kinds[2].contains("cancelled"), "{kinds:?}");
         assert!(f.hub.live(f.satellite).is_some());
     }
 }

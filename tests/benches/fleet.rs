@@ -2,7 +2,7 @@
 //! memory, the time until a fleet is back after a break, and what operators and live records notice meanwhile.
 //!
 //! `cargo build --release --workspace --bins && cargo bench -p portolan-tests --bench fleet`. `PORTOLAN_FLEET` sets
-//! another number of satellites. Fleet and server share the machine. Only a record that was lost or counted twice
+//! another number of satellites, `PORTOLAN_FLEET_START` another number of seconds within which they first connect. Fleet and server share the machine. Only a record that was lost or counted twice
 //! fails; a figure depends on the machine, so it is read by people.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a measurement that cannot be taken is an error")]
@@ -20,7 +20,6 @@ use portolan_tests::chance::{self, Chance};
 use portolan_tests::deployment::Deployment;
 use portolan_tests::lab::{Lab, find_program};
 use portolan_tests::universe;
-use portolan_tests::wait::wait_until;
 
 /// One in this many comes back with a backlog, …
 const GATHER_EVERY: usize = 20;
@@ -62,7 +61,11 @@ fn measure(lab: &Lab) {
     deployment.start_with(&config);
     let mut chance = Chance::of_run("fleet");
 
-    storm(&deployment, &fleet_started(&mut fleet, &deployment, &chance), &fleet, "first start, not spread");
+    let began = Instant::now();
+    let spread = Duration::from_secs(chance::amount("PORTOLAN_FLEET_START", 20));
+    fleet.set_news(Some(NEWS));
+    fleet.start(&deployment, &chance, spread);
+    storm(&deployment, &began, &fleet, &format!("first start, within {spread:?}"));
     settled(&deployment);
 
     fleet.gather(GATHER_EVERY, GATHERED);
@@ -80,8 +83,7 @@ fn measure(lab: &Lab) {
     storm(&deployment, &began, &fleet, "every connection cut");
     settled(&deployment);
 
-    fleet.set_news(None);
-    wait_until("everything to be acked", PATIENCE, || fleet.is_settled());
+    fleet.settle(PATIENCE);
     if find_program("curl").is_some() {
         fleet.audit(&deployment, &mut chance, 20);
         println!("{} records acked, none lost, none counted twice", fleet.acked());
@@ -89,13 +91,6 @@ fn measure(lab: &Lab) {
     tell_memory(&deployment, "server, the most ever resident", "VmHWM");
     println!("fleet itself, resident: {}", mega(memory(std::process::id(), "VmRSS")));
     deployment.stop().ok();
-}
-
-fn fleet_started(fleet: &mut Fleet, deployment: &Deployment, chance: &Chance) -> Instant {
-    let began = Instant::now();
-    fleet.set_news(Some(NEWS));
-    fleet.start(deployment, chance);
-    began
 }
 
 /// Asks what an operator asks until the fleet is back, and tells how both went.
@@ -113,7 +108,9 @@ fn storm(deployment: &Deployment, began: &Instant, fleet: &Fleet, what: &str) {
             times.push(asked.elapsed());
             if finished.code != 0 {
                 wrong += 1;
-                println!("  {finished}");
+                if wrong == 1 {
+                    println!("the first command that failed: {finished}");
+                }
             }
         }
         std::thread::sleep(ASK.saturating_sub(round.elapsed()));
@@ -163,7 +160,8 @@ fn processor_time(id: u32) -> Duration {
     let stat = std::fs::read_to_string(Path::new("/proc").join(id.to_string()).join("stat")).unwrap();
     // Behind the name, which may hold anything: state is field 3, the times are fields 14 and 15.
     let fields = stat.rsplit_once(')').unwrap().1;
-    let ticks: u64 = fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
+    let ticks: u64 =
+        fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
     // USER_HZ is 100 on every Linux.
     Duration::from_millis(ticks * 10)
 }

@@ -146,7 +146,7 @@ fn warnings_of(satellite: &SatelliteResult, interrupted: bool) -> Vec<String> {
     // That every satellite was interrupted goes without saying.
     if !satellite.complete && !interrupted {
         let why = satellite.error.as_deref().unwrap_or("it gave no reason");
-        let what = if satellite.hosts_total == 0 { "took no part" } else { "did not finish" };
+        let what = if satellite.began { "did not finish" } else { "took no part" };
         texts.push(format!("{name} {what}: {}", printable(why)));
     }
     let refusals = satellite.refusals.iter().map(|refusal| {

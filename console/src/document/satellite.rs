@@ -19,14 +19,16 @@ pub struct SatelliteDocument<'a> {
     pub last_seen: Option<Timestamp>,
     pub certificate_expires_at: Option<Timestamp>,
     pub assignment_revision: u64,
-    pub spool_depth: u64,
+    /// Null while it is not connected.
+    pub spool_depth: Option<u64>,
     pub capabilities: &'a [String],
     pub tenant: &'a str,
     /// UUID in text.
     pub id: &'a str,
     /// How far its clock is ahead of the server's, milliseconds; null while it is not connected.
     pub clock_skew_ms: Option<i64>,
-    pub spool_bytes: u64,
+    /// Null while it is not connected or has not said it yet.
+    pub spool_bytes: Option<u64>,
     /// Why its spool takes nothing; null: it does.
     pub spool_error: Option<&'a str>,
     /// It sends what it gathered while it was away.
@@ -46,8 +48,8 @@ pub struct GapDocument {
     pub at: Option<Timestamp>,
     pub first_sequence: u64,
     pub last_sequence: u64,
-    /// Host observations; 0: not known.
-    pub hosts: u64,
+    /// Host observations; null: not known.
+    pub hosts: Option<u64>,
     /// How many of them repeated what was known.
     pub confirmations: u64,
     /// `full`, `age`, `expired`, `damaged`; `missing`: the satellite does not account for it.
@@ -87,6 +89,7 @@ pub struct RemovedDocument<'a> {
 
 impl<'a> From<&'a v1::Satellite> for SatelliteDocument<'a> {
     fn from(satellite: &'a v1::Satellite) -> Self {
+        let is_online = satellite.status() == Status::Online;
         Self {
             name: &satellite.name,
             segment: &satellite.segment,
@@ -96,12 +99,12 @@ impl<'a> From<&'a v1::Satellite> for SatelliteDocument<'a> {
             last_seen: time::from_wire(satellite.last_seen_at_ms),
             certificate_expires_at: time::from_wire(satellite.certificate_expires_at_ms),
             assignment_revision: satellite.assignment_revision,
-            spool_depth: satellite.spool_depth,
+            spool_depth: is_online.then_some(satellite.spool_depth),
             capabilities: &satellite.capabilities,
             tenant: &satellite.tenant,
             id: &satellite.id,
             clock_skew_ms: satellite.clock_skew_ms,
-            spool_bytes: satellite.spool_bytes,
+            spool_bytes: Some(satellite.spool_bytes).filter(|bytes| is_online && *bytes > 0),
             spool_error: non_empty(&satellite.spool_error),
             replaying: satellite.replaying,
             records_missing: satellite.records_missing,
@@ -117,7 +120,7 @@ impl From<&v1::Gap> for GapDocument {
             at: time::from_wire(gap.at_ms),
             first_sequence: gap.first_sequence,
             last_sequence: gap.last_sequence,
-            hosts: gap.hosts,
+            hosts: (gap.hosts > 0).then_some(gap.hosts),
             confirmations: gap.confirmations,
             reason: gap.reason.clone(),
         }
@@ -168,12 +171,12 @@ impl Row for SatelliteDocument<'_> {
             time(self.last_seen),
             time(self.certificate_expires_at),
             self.assignment_revision.to_string(),
-            self.spool_depth.to_string(),
+            self.spool_depth.map(|n| n.to_string()).unwrap_or_default(),
             self.capabilities.join(" "),
             self.tenant.to_owned(),
             self.id.to_owned(),
             self.clock_skew_ms.map(|ms| ms.to_string()).unwrap_or_default(),
-            self.spool_bytes.to_string(),
+            self.spool_bytes.map(|n| n.to_string()).unwrap_or_default(),
             self.spool_error.unwrap_or_default().to_owned(),
             self.replaying.to_string(),
             self.records_missing.map(|n| n.to_string()).unwrap_or_default(),
@@ -201,12 +204,16 @@ mod tests {
             serde_json::to_value(SatelliteDocument::from(&pending)).unwrap(),
             json!({
                 "name": "office-1", "segment": "office", "status": "pending", "version": null, "address": null,
-                "last_seen": null, "certificate_expires_at": null, "assignment_revision": 0, "spool_depth": 0,
+                "last_seen": null, "certificate_expires_at": null, "assignment_revision": 0, "spool_depth": null,
                 "capabilities": [], "tenant": "default", "id": "01890a5d-ac96-774b-bcce-b302099a8057",
-                "clock_skew_ms": null, "spool_bytes": 0, "spool_error": null, "replaying": false,
+                "clock_skew_ms": null, "spool_bytes": null, "spool_error": null, "replaying": false,
                 "records_missing": null, "hosts_dropped": null, "gaps": null,
             })
         );
+        let online = v1::Satellite { status: Status::Online.into(), ..pending.clone() };
+        let known = SatelliteDocument::from(&online);
+        assert_eq!((known.spool_depth, known.spool_bytes), (Some(0), None), "a spool's file is never empty");
+        assert_eq!(GapDocument::from(&v1::Gap::default()).hosts, None);
         assert_eq!(SatelliteDocument::from(&pending).cells().len(), SatelliteDocument::HEADER.len());
     }
 }

@@ -1,6 +1,6 @@
 //! nmap's grepable lines (`-oG`). Which satellite saw a host stands in a comment line before its hosts.
 
-use super::text::{host_name, printable};
+use super::text::{host_name, nmap_hosts, printable};
 use crate::scan_result::{ScanResult, SeenHost, port_lines};
 use portolan_common::observation::PortState;
 use portolan_common::services;
@@ -22,9 +22,10 @@ pub fn write(out: &mut impl Write, scan: &ScanResult, command: &str, all: bool) 
     let (up, total) = scan.hosts_up();
     writeln!(
         out,
-        "# Portolan {} at {} -- {total} IP addresses ({up} hosts up) scanned in {:.2} seconds",
+        "# Portolan {} at {} -- {} scanned in {:.2} seconds",
         if scan.interrupted { "interrupted" } else { "done" },
         scan.finished_at,
+        nmap_hosts(up, total),
         scan.elapsed().as_secs_f64()
     )
 }

@@ -3,7 +3,7 @@
 //! A host that several satellites saw comes once for each; which one is in the host's `comment`, an attribute that the
 //! DTD leaves to the user and parsers pass over.
 
-use super::text::printable;
+use super::text::{nmap_hosts, printable};
 use crate::scan_result::{SatelliteResult, ScanResult, SeenHost, port_lines, protocols};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -132,9 +132,8 @@ fn write_stats(xml: &mut Xml<impl Write>, scan: &ScanResult, zone: &TimeZone) ->
     let elapsed = format!("{:.2}", scan.elapsed().as_secs_f64());
     let (up, total) = scan.hosts_up();
     let timestr = ctime(scan.finished_at, zone);
-    let summary = format!(
-        "Portolan done at {timestr}; {total} IP addresses ({up} hosts up) scanned in {elapsed} seconds"
-    );
+    let summary =
+        format!("Portolan done at {timestr}; {} scanned in {elapsed} seconds", nmap_hosts(up, total));
     let mut finished = vec![
         ("time", scan.finished_at.as_second().to_string()),
         ("timestr", timestr),

@@ -49,6 +49,24 @@ pub fn count(n: u64, what: &str) -> String {
     format!("{} {what}{}", grouped(n), if n == 1 { "" } else { "s" })
 }
 
+/// A length of time: `45 s`, `1 min 30 s`, `2 h 5 min`.
+pub fn length(seconds: u64) -> String {
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, min, 0) => format!("{min} min"),
+        (0, min, s) => format!("{min} min {s} s"),
+        (h, 0, _) => format!("{} h", grouped(h)),
+        (h, min, _) => format!("{} h {min} min", grouped(h)),
+    }
+}
+
+/// nmap's own words: `1 IP address (1 host up)`, `4 IP addresses (2 hosts up)`.
+pub fn nmap_hosts(up: usize, total: usize) -> String {
+    let addresses = if total == 1 { "address" } else { "addresses" };
+    let hosts = if up == 1 { "host" } else { "hosts" };
+    format!("{total} IP {addresses} ({up} {hosts} up)")
+}
+
 /// `412 B`, `3.4 MiB`.
 pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -125,6 +143,16 @@ pub fn and(words: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_not_several() {
+        assert_eq!(nmap_hosts(1, 1), "1 IP address (1 host up)");
+        assert_eq!(nmap_hosts(0, 2), "2 IP addresses (0 hosts up)");
+        assert_eq!(
+            [45, 60, 90, 3_600, 7_512].map(length),
+            ["45 s", "1 min", "1 min 30 s", "1 h", "2 h 5 min"]
+        );
+    }
 
     #[test]
     fn hostile_text_cannot_reach_the_terminal() {

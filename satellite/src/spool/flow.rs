@@ -23,8 +23,10 @@ pub struct Flow {
     ever: u64,
     /// The last that was sent on this connection, or that the server had when it began.
     sent: u64,
-    /// `last` when hello was said: a server cannot have more than that of this epoch.
-    offered: u64,
+    /// The highest that a server of this epoch can have: what an earlier process may have sent, or this one did. What
+    /// was given out here and not sent yet is not among it: after a snapshot was restored the server has other
+    /// records under these numbers.
+    sent_ever: u64,
     connected: bool,
     credit: u32,
     in_flight: VecDeque<Sent>,
@@ -60,11 +62,11 @@ pub enum Standing {
         /// What had been acked.
         acked: u64,
     },
-    /// The server has more than was ever given out: this satellite went back. Nothing is sent in this epoch.
+    /// The server has more than was ever sent: this satellite went back. Nothing is sent in this epoch.
     Ahead {
         /// What it has.
         server: u64,
-        /// What was given out when hello was said.
+        /// The most that it can have from this satellite as it is now.
         last: u64,
     },
 }
@@ -79,21 +81,28 @@ pub struct Acked {
 }
 
 impl Flow {
-    /// Not connected. `last` was given out, of which the server has `acked`; `ever` is the most that it ever had.
-    /// At most `max_bytes` are on their way, or one record.
+    /// Not connected. `last` was given out by earlier processes, who may have sent all of it; the server has `acked`,
+    /// and `ever` is the most that it ever had. At most `max_bytes` are on their way, or one record.
     pub fn new(acked: u64, ever: u64, last: u64, max_bytes: u64) -> Self {
         Self {
             last,
             acked,
             ever: ever.max(acked),
             sent: acked,
-            offered: last,
+            sent_ever: last,
             connected: false,
             credit: 0,
             in_flight: VecDeque::new(),
             bytes: 0,
             max_bytes,
         }
+    }
+
+    /// In an epoch that is just made: `last` was given out, and nobody was sent any of it.
+    pub fn fresh(last: u64, max_bytes: u64) -> Self {
+        let mut flow = Self::new(0, 0, 0, max_bytes);
+        flow.committed(last);
+        flow
     }
 
     /// The server of this epoch has everything up to here.
@@ -138,15 +147,14 @@ impl Flow {
     /// A new connection begins with this.
     pub fn hello(&mut self) -> Greeting {
         self.disconnected();
-        self.offered = self.last;
         Greeting { acked: self.ever, last: self.last }
     }
 
     /// The server's answer to the hello. `credit` of `None` is the default.
     pub fn welcome(&mut self, server: u64, credit: Option<u32>) -> Standing {
         self.disconnected();
-        if server > self.offered {
-            return Standing::Ahead { server, last: self.offered };
+        if server > self.sent_ever {
+            return Standing::Ahead { server, last: self.sent_ever };
         }
         let acked = self.acked;
         self.acked = server;
@@ -181,6 +189,7 @@ impl Flow {
     pub fn sent(&mut self, sequence: u64, bytes: u64, records: u64) {
         if self.connected && sequence > self.sent && sequence <= self.last {
             self.sent = sequence;
+            self.sent_ever = self.sent_ever.max(sequence);
             self.bytes = self.bytes.saturating_add(bytes);
             self.in_flight.push_back(Sent { sequence, bytes, records });
         }
@@ -283,6 +292,28 @@ mod tests {
         flow.committed(20);
         assert_eq!(flow.welcome(12, None), Standing::Ahead { server: 12, last: 10 });
         assert_eq!((flow.want(), flow.acked()), (None, 2));
+    }
+
+    /// A snapshot was restored and wrote on before it was connected: what it gave out since is not what the server has.
+    #[test]
+    fn records_that_were_never_sent_do_not_make_a_server_even() {
+        let mut flow = Flow::new(8, 8, 10, u64::MAX);
+        flow.committed(20);
+        assert_eq!(flow.hello(), Greeting { acked: 8, last: 20 });
+        assert_eq!(flow.welcome(15, None), Standing::Ahead { server: 15, last: 10 });
+        assert_eq!((flow.want(), flow.acked()), (None, 8));
+        // What the file held may have been sent by an earlier process, …
+        flow.hello();
+        assert_eq!(flow.welcome(10, None), Standing::Even);
+        // … and what was sent here counts over every later connection.
+        assert_eq!((send(&mut flow), send(&mut flow)), (Some(11), Some(12)));
+        flow.hello();
+        assert_eq!(flow.welcome(13, None), Standing::Ahead { server: 13, last: 12 });
+        flow.hello();
+        assert_eq!(flow.welcome(12, None), Standing::Even);
+        let mut fresh = Flow::fresh(5, u64::MAX);
+        assert_eq!(fresh.hello(), Greeting { acked: 0, last: 5 });
+        assert_eq!(fresh.welcome(1, None), Standing::Ahead { server: 1, last: 0 });
     }
 
     proptest! {

@@ -2,13 +2,16 @@
 //! until the server has it, and stays a while longer, in case that server is restored from a backup.
 //!
 //! [`flow`], [`retention`], [`thinning`] and [`record`] decide and know no disk; `file` alone knows the engine;
-//! `writer` is the one thread that changes the file, `reader` reads ahead of what is sent. This file is what the
-//! satellite's tasks see of it.
+//! `writer` is the one thread that changes the file: `op` is what it is asked for, `opening` how it opens the file,
+//! `room` how it keeps it within its bounds. `reader` reads ahead of what is sent. This file is what the satellite's
+//! tasks see of it.
 
 pub mod disk;
 mod file;
 pub mod flow;
 pub mod medium;
+mod op;
+mod opening;
 mod reader;
 pub mod record;
 pub mod retention;
@@ -26,6 +29,7 @@ pub use shared::Clock;
 use file::SpoolFile;
 use flow::Standing;
 use medium::{Medium, SpoolDir};
+use op::{Op, Push};
 use portolan_common::ids::{Epoch, ScanId};
 use portolan_proto::v1;
 use prost::Message as _;
@@ -38,7 +42,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use uuid::Uuid;
-use writer::{Op, Push, Writer};
+use writer::Writer;
 
 /// Bytes that wait for the disk; whoever wants to add more waits, so a scan stands still while the disk is full.
 const QUEUE_KIB: u32 = 4096;
@@ -103,7 +107,7 @@ impl Spool {
         let source = Source {
             file: Arc::new(SpoolFile::new(medium)),
             shared: Arc::new(Shared::new(&settings, clock, *Uuid::new_v4().as_bytes())),
-            turn: Arc::new(Mutex::new(())),
+            unsent: Arc::new(Mutex::new(())),
         };
         let ready = Arc::new(Notify::new());
         let (queue, operations) = mpsc::channel();
@@ -175,7 +179,7 @@ impl Spool {
     }
 
     /// The server's answer: from where to send, and how many at once. What the server forgot is sent again. `false`
-    /// when the server has more than this spool ever gave out; it has a new epoch then, which wants a new hello.
+    /// when the server has more than this spool ever sent; it has a new epoch then, which wants a new hello.
     pub async fn welcome(&self, acked: u64, credit: Option<u32>) -> bool {
         let source = self.source.clone();
         // It may have to read what it counts.
@@ -184,7 +188,7 @@ impl Spool {
             tracing::error!(
                 server,
                 last,
-                "the server has more than this satellite ever sent: its data directory was set back (a snapshot, a \
+                "the server has more than this satellite can have sent: its data directory was set back (a snapshot, a \
                  copy?); what is not acknowledged is sent under new numbers"
             );
             self.ask(Op::Renumber).await;
@@ -338,14 +342,18 @@ fn epoch(bytes: [u8; 16]) -> Epoch {
 
 /// Takes the server's word, and counts what became acked or unacked by it.
 fn take_standing(source: &Source, acked: u64, credit: Option<u32>) -> Standing {
-    let _turn = source.turn.lock().unwrap_or_else(PoisonError::into_inner);
+    let _unsent = source.unsent.lock().unwrap_or_else(PoisonError::into_inner);
     let (standing, before, after) = {
         let mut known = source.shared.lock();
         let before = known.acked();
         let standing = known.flow.welcome(acked, credit);
         known.generation += 1;
-        known.read_up_to = known.acked();
-        (standing, before, known.acked())
+        let after = known.acked();
+        known.read_up_to = after;
+        if after < before {
+            known.unacked_beyond = Some(known.unacked_beyond.map_or(after, |key| key.min(after)));
+        }
+        (standing, before, after)
     };
     let moved =
         source.file.read(|view| Ok((view.measure(before + 1..=after)?, view.measure(after + 1..=before)?)));

@@ -61,9 +61,9 @@ impl ReadAhead {
 pub struct Source {
     pub file: Arc<SpoolFile>,
     pub shared: Arc<Shared>,
-    /// Held while records are read for sending, and while records are thinned or dropped: what is on its way is left
-    /// as it is, so that it is counted once.
-    pub turn: Arc<Mutex<()>>,
+    /// Who holds this says which records are unsent: held while records are read for sending, and while records are
+    /// thinned or dropped. What is on its way is left as it is, so that it is counted once.
+    pub unsent: Arc<Mutex<()>>,
 }
 
 impl Source {
@@ -72,7 +72,7 @@ impl Source {
     /// # Errors
     /// [`Fault`].
     pub fn read(&self, key: u64) -> Result<Vec<Outgoing>, Fault> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
         let read = match self.file.read(|view| view.outgoing(key, key, AHEAD)) {
             Err(Fault::Damaged(why)) => self.read_past_damage(key, why)?,
             read => read?,

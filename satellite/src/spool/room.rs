@@ -1,13 +1,13 @@
-//! How the writer keeps the spool within its bounds: acked records go first, then what only confirms, then the oldest.
-//! Every drop is accounted for in the same commit.
+//! How the writer keeps the spool within its bounds: acked records go first, then what only confirms, then the oldest;
+//! ends of scans go last. Every drop is accounted for in the same commit.
 
 use super::file::{Fault, Limit, Tables};
 use super::record::{Gap, Spooled};
 use super::retention::{Step, Totals, cost, too_old};
+use super::shared::Known;
 use super::thinning::{MAX_ADDRESSES, Seen};
 use super::writer::Writer;
 use portolan_proto::v1::{dropped::Reason, record::Body};
-use std::ops::ControlFlow;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -34,15 +34,33 @@ pub struct Walk {
     finished: bool,
 }
 
+/// Whether there is room for what waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is.
+    Enough,
+    /// Only the server's acks can make it.
+    OnlyByAcks,
+}
+
+/// How far the oldest unsent records are known to be ends of scans, so that they are not read again for every drop.
+#[derive(Clone, Copy, Debug)]
+pub struct OnlyEnds {
+    up_to: u64,
+    /// In another generation other records may be unsent.
+    generation: u64,
+}
+
 impl Writer {
     /// Makes room for `need` more, and once it is short, for a tenth of the whole: not all at once where the need is
-    /// met already. `false` when only the server's acks can.
-    pub(super) fn make_room(&mut self, need: u64) -> Result<bool, Fault> {
+    /// met already.
+    pub(super) fn make_room(&mut self, need: u64) -> Result<Room, Fault> {
         loop {
             let (enough, limit) = self.has_room(need);
             if enough && self.walk.is_none() {
-                return Ok(true);
+                return Ok(Room::Enough);
             }
+            let as_it_is = if enough { Room::Enough } else { Room::OnlyByAcks };
             let target = (limit / 10 * 9).min(limit.saturating_sub(need));
             let finished = self.walk.as_ref().is_some_and(|walk| walk.finished);
             if finished {
@@ -55,27 +73,32 @@ impl Writer {
             match self.next_step(target, thinned) {
                 Step::Enough => {
                     self.walk = None;
-                    return Ok(true);
+                    return Ok(Room::Enough);
                 }
                 Step::Wait => {
                     self.walk = None;
-                    return Ok(enough);
+                    return Ok(as_it_is);
                 }
                 // Changes are not given up because somebody else filled the disk: whoever has more waits.
                 Step::DropOldest if self.frozen.is_some() => {
                     self.walk = None;
-                    return Ok(enough);
+                    return Ok(as_it_is);
                 }
                 Step::DropAcked => {
                     let acked = self.shared.lock().acked();
                     self.drop_acked(acked)?;
                 }
                 Step::Thin => self.thin_some()?,
-                Step::DropOldest => self.drop_oldest(Reason::Full, limit.saturating_sub(target))?,
+                Step::DropOldest => {
+                    if !self.drop_oldest(Reason::Full, limit.saturating_sub(target))? {
+                        self.walk = None;
+                        return Ok(as_it_is);
+                    }
+                }
             }
             // Whoever waits to push goes before thinning ahead.
             if enough {
-                return Ok(true);
+                return Ok(Room::Enough);
             }
         }
     }
@@ -105,8 +128,8 @@ impl Writer {
 
     /// Acked records up to a key, the oldest first, some of them. `false` when there are no more.
     fn drop_acked(&mut self, up_to: u64) -> Result<bool, Fault> {
-        let turn = self.turn.clone();
-        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let unsent = self.unsent.clone();
+        let _unsent = unsent.lock().unwrap_or_else(PoisonError::into_inner);
         // The server may have gone back meanwhile.
         let up_to = up_to.min(self.shared.lock().acked());
         let mut state = self.shared.state(&self.marks);
@@ -133,8 +156,8 @@ impl Writer {
     }
 
     fn thin_some(&mut self) -> Result<(), Fault> {
-        let turn = self.turn.clone();
-        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let unsent = self.unsent.clone();
+        let _unsent = unsent.lock().unwrap_or_else(PoisonError::into_inner);
         let (acked, floor, last, merge) = {
             let known = self.shared.lock();
             (known.acked(), known.floor(), known.last(), !known.flow.connected())
@@ -200,65 +223,79 @@ impl Writer {
         Ok(())
     }
 
-    /// Drops the oldest unacked records whole until `bytes` are free, or for their age while they are too old; one
-    /// batch at most.
-    fn drop_oldest(&mut self, reason: Reason, bytes: u64) -> Result<(), Fault> {
-        let turn = self.turn.clone();
-        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let (acked, floor, last, merge, clock_ms) = {
+    /// From here on unsent records have to be looked at; before it are only ends of scans.
+    fn after_ends(&self, known: &Known) -> u64 {
+        let floor = known.floor();
+        let passed = self.only_ends.filter(|passed| passed.generation == known.generation);
+        passed.map_or(floor, |passed| passed.up_to.max(floor)) + 1
+    }
+
+    /// Drops the oldest unsent records whole until `bytes` are free, or for their age while they are too old; one
+    /// batch at most. The ends of scans stay: somebody waits for them, and they are few. Only where nothing else is
+    /// left do they go, and never for their age. `false` when nothing came of it.
+    fn drop_oldest(&mut self, reason: Reason, bytes: u64) -> Result<bool, Fault> {
+        let unsent = self.unsent.clone();
+        let _unsent = unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        let (acked, floor, from, last, generation, merge, clock_ms) = {
             let known = self.shared.lock();
+            let (floor, from) = (known.floor(), self.after_ends(&known));
             let clock_ms = self.shared.clock_ms(&known);
-            (known.acked(), known.floor(), known.last(), !known.flow.connected(), clock_ms)
+            let merge = !known.flow.connected();
+            (known.acked(), floor, from, known.last(), known.generation, merge, clock_ms)
         };
-        let batch = self.file.read(|view| view.walk(floor + 1..=last, BATCH))?;
-        let Some(first) = batch.first().map(|(key, _)| *key) else {
+        let mut batch = self.file.read(|view| view.walk(from..=last, BATCH))?;
+        let ends_too = batch.is_empty() && from > floor + 1 && reason == Reason::Full;
+        if ends_too {
+            batch = self.file.read(|view| view.walk(floor + 1..=last, BATCH))?;
+        }
+        if batch.is_empty() {
             // Counted, but not there: only damage does that.
             let mut known = self.shared.lock();
-            if known.floor() == known.acked() {
+            let all = reason == Reason::Full && known.floor() == known.acked();
+            if all {
                 known.unacked = Totals::default();
             }
-            return Ok(());
-        };
-        let mut gone = Totals::default();
-        let mut gap = Gap { first, reason, hosts: 0, confirmations: 0 };
-        let mut keys = Vec::new();
+            return Ok(all);
+        }
+        let mut cut = Cut::default();
         let max_age = self.settings.max_age;
-        let _ = batch.iter().try_for_each(|(key, value)| {
+        for (key, value) in &batch {
             let spooled = Spooled::decode(*key, value).ok();
             let old = spooled.as_ref().is_none_or(|spooled| too_old(clock_ms, spooled.clock_ms, max_age));
-            if (reason == Reason::Age && !old) || (reason == Reason::Full && gone.bytes >= bytes) {
-                return ControlFlow::Break(());
+            if (reason == Reason::Age && !old) || (reason == Reason::Full && cut.gone.bytes >= bytes) {
+                break;
             }
-            gone.add(cost(value.len()));
-            keys.push(*key);
-            if let Some(spooled) = spooled {
-                gap.hosts += u64::from(spooled.hosts) + u64::from(spooled.confirmations);
-                gap.confirmations += u64::from(spooled.confirmations);
+            let end =
+                spooled.as_ref().is_some_and(|spooled| matches!(spooled.record.body, Some(Body::End(_))));
+            if end && !ends_too {
+                cut.leave(*key);
+            } else {
+                cut.take(*key, value.len(), reason, spooled.as_ref());
             }
-            ControlFlow::Continue(())
-        });
-        let Some(end) = keys.last().copied() else { return Ok(()) };
-        let dropped = [gone.records, gap.hosts - gap.confirmations, 0];
-        tracing::warn!(
-            records = gone.records,
-            hosts = gap.hosts,
-            "dropped the oldest records of the spool: {}",
-            if reason == Reason::Age { "they are older than `max_age`" } else { "it is full" }
-        );
-        let mut state = self.shared.state(&self.marks);
-        state.unacked.remove(gone);
-        add(&mut state.dropped, dropped);
-        self.file.write(|tables| {
-            for key in &keys {
-                tables.remove(*key)?;
-            }
-            put_gap(tables, end, gap, merge.then_some(acked))?;
-            tables.put_state(&state)
-        })?;
-        let mut known = self.shared.lock();
-        known.unacked.remove(gone);
-        add(&mut known.dropped, dropped);
-        Ok(())
+        }
+        if !cut.keys.is_empty() {
+            cut.say(reason, ends_too);
+            let dropped = [cut.gone.records, cut.hosts, 0];
+            let mut state = self.shared.state(&self.marks);
+            state.unacked.remove(cut.gone);
+            add(&mut state.dropped, dropped);
+            self.file.write(|tables| {
+                for key in &cut.keys {
+                    tables.remove(*key)?;
+                }
+                for (end, gap) in &cut.gaps {
+                    put_gap(tables, *end, *gap, merge.then_some(acked))?;
+                }
+                tables.put_state(&state)
+            })?;
+            let mut known = self.shared.lock();
+            known.unacked.remove(cut.gone);
+            add(&mut known.dropped, dropped);
+        }
+        if !ends_too && let Some(up_to) = cut.looked_at {
+            self.only_ends = Some(OnlyEnds { up_to, generation });
+        }
+        Ok(true)
     }
 
     /// What has been kept for long enough, acked or not.
@@ -281,14 +318,17 @@ impl Writer {
                 self.drop_acked(acked)?;
             }
         }
-        let (floor, last) = {
-            let known = self.shared.lock();
-            (known.floor(), known.last())
-        };
         let one = Limit { records: 1, bytes: 1 };
-        let oldest = self.file.read(|view| view.walk(floor + 1..=last, one))?;
-        let spooled = oldest.first().and_then(|(key, value)| Spooled::decode(*key, value).ok());
-        if spooled.is_some_and(|oldest| too_old(clock_ms, oldest.clock_ms, self.settings.max_age)) {
+        for _ in 0..8 {
+            let (from, last) = {
+                let known = self.shared.lock();
+                (self.after_ends(&known), known.last())
+            };
+            let oldest = self.file.read(|view| view.walk(from..=last, one))?;
+            let spooled = oldest.first().and_then(|(key, value)| Spooled::decode(*key, value).ok());
+            if !spooled.is_some_and(|oldest| too_old(clock_ms, oldest.clock_ms, self.settings.max_age)) {
+                break;
+            }
             self.drop_oldest(Reason::Age, 0)?;
         }
         Ok(())
@@ -311,6 +351,65 @@ impl Writer {
             tracing::info!(before = bytes, after = self.file.bytes(), "the spool's file was made smaller");
         }
         Ok(())
+    }
+}
+
+/// What is dropped of one batch: each run of records between two that stay is a gap of its own.
+#[derive(Debug, Default)]
+struct Cut {
+    keys: Vec<u64>,
+    /// By their last keys.
+    gaps: Vec<(u64, Gap)>,
+    /// The last record stayed.
+    left: bool,
+    looked_at: Option<u64>,
+    gone: Totals,
+    /// Hosts that the records still had.
+    hosts: u64,
+}
+
+impl Cut {
+    fn leave(&mut self, key: u64) {
+        self.left = true;
+        self.looked_at = Some(key);
+    }
+
+    fn take(&mut self, key: u64, length: usize, reason: Reason, spooled: Option<&Spooled>) {
+        let (hosts, confirmations) =
+            spooled.map_or((0, 0), |spooled| (spooled.hosts.into(), spooled.confirmations.into()));
+        match self.gaps.last_mut().filter(|_| !self.left) {
+            Some((end, gap)) => {
+                *end = key;
+                gap.hosts += hosts + confirmations;
+                gap.confirmations += confirmations;
+            }
+            None => {
+                self.gaps.push((key, Gap { first: key, reason, hosts: hosts + confirmations, confirmations }))
+            }
+        }
+        self.left = false;
+        self.looked_at = Some(key);
+        self.keys.push(key);
+        self.gone.add(cost(length));
+        self.hosts += hosts;
+    }
+
+    fn say(&self, reason: Reason, ends: bool) {
+        let records = self.gone.records;
+        if ends {
+            tracing::error!(
+                records,
+                "the spool is full of ends of scans, and the oldest were dropped: the server will not hear how these \
+                 scans ended"
+            );
+        } else {
+            tracing::warn!(
+                records,
+                hosts = self.hosts,
+                "dropped the oldest records of the spool: {}",
+                if reason == Reason::Age { "they are older than `max_age`" } else { "it is full" }
+            );
+        }
     }
 }
 

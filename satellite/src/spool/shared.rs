@@ -6,7 +6,7 @@ use super::flow::Flow;
 use super::record::{Moment, State};
 use super::retention::{AckMarks, SpoolSettings, Totals};
 use portolan_common::ids::ScanId;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -78,6 +78,8 @@ pub struct Known {
     pub generation: u64,
     /// Keys up to here have been read for sending: what they hold is on its way.
     pub read_up_to: u64,
+    /// Since the writer last looked, a server took back what it had acked beyond this key.
+    pub unacked_beyond: Option<u64>,
     process: u32,
     /// The spool's clock and the monotonic one at the same moment, and this machine's.
     opened_clock_ms: u64,
@@ -100,6 +102,7 @@ impl Shared {
             bytes: 0,
             generation: 0,
             read_up_to: 0,
+            unacked_beyond: None,
             process: 0,
             opened_clock_ms: 0,
             opened_monotonic_ms: clock.monotonic_ms(),
@@ -147,6 +150,7 @@ impl Shared {
         known.scans.clone_from(&found.scans);
         known.generation += 1;
         known.read_up_to = state.acked;
+        known.unacked_beyond = None;
         known.process = state.process + 1;
         known.opened_clock_ms = state.clock_ms;
         known.opened_monotonic_ms = self.clock.monotonic_ms();
@@ -159,7 +163,7 @@ impl Shared {
         let last = known.last() - known.acked();
         known.base = known.acked();
         known.epoch = epoch;
-        known.flow = Flow::new(0, 0, last, self.max_in_flight_bytes);
+        known.flow = Flow::fresh(last, self.max_in_flight_bytes);
         known.generation += 1;
         known.read_up_to = known.base;
     }
@@ -209,16 +213,23 @@ impl Known {
         }
     }
 
-    /// Remembers a scan; the one to forget for it, if there is no room.
-    pub fn note_scan(&mut self, scan: ScanId, entry: ScanEntry) -> Option<ScanId> {
-        self.scans.insert(scan, entry);
-        if self.scans.len() <= MAX_SCANS {
-            return None;
+    /// The scans to forget once `changed` is taken in and `settled` is out, so that no more than [`MAX_SCANS`] are
+    /// left: those that ended, the first to end first.
+    pub fn surplus_scans(&self, changed: &HashMap<ScanId, ScanEntry>, settled: &[ScanId]) -> Vec<ScanId> {
+        let settled: HashSet<&ScanId> = settled.iter().collect();
+        let staying = self.scans.keys().filter(|scan| !settled.contains(scan) && !changed.contains_key(scan));
+        let surplus = (staying.count() + changed.len()).saturating_sub(MAX_SCANS);
+        if surplus == 0 {
+            return Vec::new();
         }
-        let ended = self.scans.iter().filter(|(id, entry)| !entry.open && **id != scan);
-        let oldest = ended.min_by_key(|(_, entry)| entry.last).map(|(id, _)| *id)?;
-        self.scans.remove(&oldest);
-        Some(oldest)
+        let before = self.scans.iter().filter(|(scan, _)| !changed.contains_key(scan));
+        let mut ended: Vec<(u64, ScanId)> = before
+            .chain(changed)
+            .filter(|(scan, entry)| !entry.open && !settled.contains(scan))
+            .map(|(scan, entry)| (entry.last, *scan))
+            .collect();
+        ended.sort_unstable();
+        ended.into_iter().take(surplus).map(|(_, scan)| scan).collect()
     }
 
     /// Scans that nobody has to be told of any more.

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod damage;
+mod ends;
 mod faults;
 mod measure;
 
@@ -277,6 +278,62 @@ async fn a_spool_that_went_back_gets_new_numbers() {
     assert_eq!(spool.hello().epoch, new.epoch);
     let records: Vec<_> = drain(&spool, 0).await.iter().map(|r| (r.sequence, number(r))).collect();
     assert_eq!(records, [(1, Some(5)), (2, Some(6))]);
+}
+
+/// The dangerous case of it: the new records reach beyond what the server has before the two meet.
+#[tokio::test]
+async fn a_spool_that_went_back_and_wrote_on_loses_nothing() {
+    let disk = Disk::default();
+    let spool = opened(&disk).await;
+    for n in 1..=10 {
+        spool.push(SCAN, numbered(n)).await;
+    }
+    spool.close().await;
+    let snapshot = disk.image();
+    // The life that the snapshot knows nothing of.
+    let spool = opened(&disk).await;
+    for n in 11..=15 {
+        spool.push(SCAN, numbered(n)).await;
+    }
+    assert_eq!(drain(&spool, 0).await.len(), 15);
+    spool.close().await;
+
+    let disk = Disk::with_image(&snapshot);
+    let spool = opened(&disk).await;
+    for n in 101..=110 {
+        spool.push(SCAN, numbered(n)).await;
+    }
+    let old = spool.hello();
+    assert_eq!((old.acked, old.last), (0, 20));
+    assert!(!spool.welcome(15, None).await, "the server has records that this life never sent");
+    spool.renumbered(old.epoch).await;
+    assert_eq!(spool.hello().last, 20);
+    let arrived: Vec<_> = drain(&spool, 0).await.iter().map(number).collect();
+    assert_eq!(arrived, (1..=10).chain(101..=110).map(Some).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_is_acked_again_is_kept_as_long_again() {
+    let disk = Disk::default();
+    let time = TestClock::default();
+    let settings = SpoolSettings { keep_acked: Duration::from_secs(60), ..SMALL };
+    let spool = Spool::open_on(Arc::new(disk.clone()), settings, time.clock()).unwrap();
+    spool.opened().await;
+    for n in 1..=4 {
+        spool.push(SCAN, numbered(n)).await;
+    }
+    drain(&spool, 0).await;
+    // The housekeeping has seen it.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    time.monotonic_ms.store(50_000, Relaxed);
+    assert_eq!(drain(&spool, 1).await.len(), 3);
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    time.monotonic_ms.store(65_000, Relaxed);
+    // The first was never taken back; the others begin their time anew.
+    eventually(|| spool.known().kept.records < 4).await;
+    assert_eq!(spool.known().kept.records, 3);
+    time.monotonic_ms.store(115_000, Relaxed);
+    eventually(|| spool.known().kept.records == 0).await;
 }
 
 #[tokio::test]

@@ -1,17 +1,18 @@
 //! The one thread that changes the spool's file. It takes all that waits, makes it durable in one commit, and then
 //! answers all of it. While the disk is full or fails it tries the same again, from opening the file on.
 
-use super::file::{Fault, Found, ScanEntry, SpoolFile};
-use super::record::{Gap, Spooled, State};
-use super::retention::{AckMarks, SpoolSettings, Totals, cost, step};
-use super::room::Walk;
-use super::shared::{Known, Shared};
+use super::file::{Fault, ScanEntry, SpoolFile};
+use super::op::Op;
+use super::record::State;
+use super::retention::{AckMarks, SpoolSettings, Totals, step};
+use super::room::{OnlyEnds, Room, Walk};
+use super::shared::Shared;
 use portolan_common::ids::ScanId;
-use portolan_proto::v1::{self, dropped::Reason};
+use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use uuid::Uuid;
 
 /// How long after a failure the same is tried again, …
@@ -27,57 +28,29 @@ const DAMAGE_WINDOW: Duration = Duration::from_secs(60);
 /// How often the spool's clock is written down when nothing else is.
 const CLOCK_MS: u64 = 60_000;
 
-/// What the writer is asked for.
-#[derive(Debug)]
-pub enum Op {
-    /// A record.
-    Push(Box<Push>),
-    /// A scan begins.
-    Begin(ScanId, oneshot::Sender<()>),
-    /// What is not acked gets a new epoch.
-    Renumber(oneshot::Sender<()>),
-    /// A reader met damage.
-    Damaged(String),
-    /// Something changed that may make room.
-    Nudge,
-    /// Finish what came before, close the file, end.
-    Stop(oneshot::Sender<()>),
-}
-
-/// A record to be kept.
-#[derive(Debug)]
-pub struct Push {
-    pub scan: ScanId,
-    pub record: v1::Record,
-    pub hosts: u32,
-    pub ends: bool,
-    /// Told once it is durable; the writer's own records tell nobody.
-    pub reply: Option<oneshot::Sender<()>>,
-    /// Its share of the queue, given back when it is done.
-    pub room: Option<OwnedSemaphorePermit>,
-}
-
 /// What the thread has.
 pub struct Writer {
     pub(super) file: Arc<SpoolFile>,
     pub(super) shared: Arc<Shared>,
     pub(super) settings: SpoolSettings,
-    pub(super) turn: Arc<Mutex<()>>,
+    pub(super) unsent: Arc<Mutex<()>>,
     queue: Receiver<Op>,
-    ready: Arc<Notify>,
-    epoch: watch::Sender<Option<[u8; 16]>>,
+    pub(super) ready: Arc<Notify>,
+    pub(super) epoch: watch::Sender<Option<[u8; 16]>>,
     /// For a file that has yet to be made: whoever asks may know it before the disk has room for it.
-    fresh_epoch: [u8; 16],
-    open: bool,
-    known: bool,
-    waiting: Vec<Op>,
+    pub(super) fresh_epoch: [u8; 16],
+    pub(super) open: bool,
+    pub(super) known: bool,
+    pub(super) waiting: Vec<Op>,
     /// What the last commit would have made so, if nobody knows whether it did.
-    attempt: Option<Attempt>,
+    pub(super) attempt: Option<Attempt>,
     damage: Vec<Instant>,
     pub(super) marks: AckMarks,
     persisted: Option<State>,
     ticked: Instant,
     pub(super) walk: Option<Walk>,
+    /// How far the oldest records are known to be ends of scans.
+    pub(super) only_ends: Option<OnlyEnds>,
     pub(super) walked: Option<(Instant, u64)>,
     pub(super) frozen: Option<u64>,
     pub(super) compacted: Option<Instant>,
@@ -88,16 +61,18 @@ pub struct Writer {
 
 /// A commit of some operations.
 #[derive(Clone, Debug)]
-struct Attempt {
+pub(super) struct Attempt {
     operations: usize,
-    state: State,
-    added: Totals,
-    scans: Vec<(ScanId, ScanEntry)>,
+    pub(super) state: State,
+    pub(super) added: Totals,
+    /// Begun, or with a record more.
+    scans: HashMap<ScanId, ScanEntry>,
+    /// Scans to remember no longer; some may be among the others.
     forgotten: Vec<ScanId>,
 }
 
-/// What came of a turn.
-enum Turn {
+/// What came of the work that waited.
+enum Work {
     Done,
     /// Nothing failed, and yet nothing can be taken.
     Stalled(&'static str),
@@ -116,7 +91,7 @@ impl Writer {
             file: source.file,
             shared: source.shared,
             settings,
-            turn: source.turn,
+            unsent: source.unsent,
             queue,
             ready,
             epoch,
@@ -130,6 +105,7 @@ impl Writer {
             persisted: None,
             ticked: Instant::now(),
             walk: None,
+            only_ends: None,
             walked: None,
             frozen: None,
             compacted: None,
@@ -144,14 +120,14 @@ impl Writer {
         loop {
             let more = self.gather(pause);
             let began = Instant::now();
-            let turn = self.turn();
-            self.stalled = matches!(turn, Ok(Turn::Stalled(_)));
-            pause = match turn {
-                Ok(Turn::Done) => {
+            let outcome = self.work();
+            self.stalled = matches!(outcome, Ok(Work::Stalled(_)));
+            pause = match outcome {
+                Ok(Work::Done) => {
                     self.calm();
                     Duration::ZERO
                 }
-                Ok(Turn::Stalled(why)) => {
+                Ok(Work::Stalled(why)) => {
                     self.trouble(why.to_owned());
                     RETRY
                 }
@@ -217,13 +193,14 @@ impl Writer {
         }
     }
 
-    fn turn(&mut self) -> Result<Turn, Fault> {
+    /// Everything that waits, and what goes on beside.
+    fn work(&mut self) -> Result<Work, Fault> {
         if !self.open {
             self.open()?;
         }
         while !self.waiting.is_empty() {
-            if !self.commit_some()? {
-                return Ok(Turn::Stalled(if self.frozen.is_some() {
+            if self.commit_some()? == Room::OnlyByAcks {
+                return Ok(Work::Stalled(if self.frozen.is_some() {
                     "the file system has less than 64 MiB free, and the spool leaves that to others: scans wait until \
                      there is room, or the server has taken something"
                 } else {
@@ -238,143 +215,13 @@ impl Writer {
             self.ticked = Instant::now();
             self.tidy()?;
         }
-        Ok(Turn::Done)
-    }
-
-    // --- opening ---
-
-    fn open(&mut self) -> Result<(), Fault> {
-        let epoch = self.fresh_epoch;
-        let found = match self.file.open(&|| State::new(epoch)) {
-            Ok(found) => found,
-            Err(Fault::Damaged(why)) => self.replace(&why)?,
-            Err(fault) => {
-                // There is nothing that could contradict the epoch, so the server can be told of the trouble.
-                if !self.known && self.file.exists() == Ok(false) {
-                    self.epoch.send_replace(Some(epoch));
-                }
-                return Err(fault);
-            }
-        };
-        let _turn = self.turn.clone();
-        let _turn = _turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if !self.known {
-            self.adopt(&found);
-        } else {
-            self.reconcile(found)?;
-        }
-        self.shared.lock().bytes = self.file.bytes();
-        self.open = true;
-        self.ready.notify_one();
-        Ok(())
-    }
-
-    fn adopt(&mut self, found: &Found) {
-        self.marks = found.state.marks.clone();
-        self.walk = None;
-        self.attempt = None;
-        self.shared.adopt(found);
-        let ended = found.scans.iter().filter(|(_, entry)| entry.open);
-        let finished_at_ms = self.shared.wall_ms();
-        let ends: Vec<Op> = ended
-            .map(|(scan, entry)| {
-                tracing::warn!(%scan, "the satellite restarted during this scan");
-                let end = v1::ScanEnd {
-                    outcome: v1::scan_end::Outcome::Failed.into(),
-                    error: "the satellite restarted during the scan".into(),
-                    started_at_ms: entry.begun_at_ms,
-                    finished_at_ms,
-                    ..v1::ScanEnd::default()
-                };
-                Op::Push(Box::new(Push::new(*scan, v1::record::Body::End(end))))
-            })
-            .collect();
-        if !self.known {
-            self.waiting.splice(0..0, ends);
-        }
-        self.known = true;
-        if found.state.unacked.records > 0 {
-            let records = found.state.unacked.records;
-            tracing::info!(records, "the spool holds what the server does not have yet");
-        }
-        self.epoch.send_replace(Some(found.state.epoch));
-    }
-
-    /// The file was open before: what it says and what is known are made one.
-    fn reconcile(&mut self, found: Found) -> Result<(), Fault> {
-        // Without records nobody can tell whether it was done; then it is done again.
-        if let Some(attempt) = self.attempt.take()
-            && (attempt.added.records > 0 || attempt.state.epoch != self.shared.lock().epoch)
-            && attempt.state.epoch == found.state.epoch
-            && attempt.state.last == found.state.last
-            && attempt.state.base == found.state.base
-        {
-            // The commit whose outcome was unknown is there after all.
-            self.done(attempt);
-        }
-        let state = found.state.clone();
-        if self.shared.lock().epoch != state.epoch {
-            tracing::error!("the spool's file is not the one that was open before");
-            self.adopt(&found);
-            return Ok(());
-        }
-        let (acked, last) = {
-            let known = self.shared.lock();
-            (known.acked(), known.last())
-        };
-        let moved = self.file.read(|view| {
-            Ok((view.measure(state.acked + 1..=acked)?, view.measure(acked + 1..=state.acked)?))
-        })?;
-        {
-            let mut known = self.shared.lock();
-            (known.unacked, known.kept, known.dropped) = (state.unacked, state.kept, state.dropped);
-            known.unacked.remove(moved.0);
-            known.kept.plus(moved.0);
-            known.kept.remove(moved.1);
-            known.unacked.plus(moved.1);
-        }
-        if state.last < last {
-            let lost = last - state.last;
-            tracing::error!(lost, "the spool's file went back; the server is told what is lost");
-            let gap = Gap { first: state.last + 1, reason: Reason::Damaged, hosts: 0, confirmations: 0 };
-            let state = self.shared.state(&self.marks);
-            self.file.write(|tables| {
-                tables.put_gap(last, gap)?;
-                tables.put_state(&state)
-            })?;
-        }
-        Ok(())
-    }
-
-    /// The file makes no sense: a new one takes its place, and what it should have held is reported as lost.
-    fn replace(&mut self, why: &str) -> Result<Found, Fault> {
-        let (lost, running) = if self.known {
-            let known = self.shared.lock();
-            let open = known.scans.iter().filter(|(_, entry)| entry.open).map(|(scan, _)| *scan);
-            (known.unacked.records, open.collect())
-        } else {
-            (0, Vec::new())
-        };
-        let aside = self.file.set_aside(self.shared.wall_ms() / 1000)?;
-        tracing::error!(
-            "the spool was damaged ({why}) and begins anew; what was not acknowledged is lost, the damaged file is \
-             kept as {aside}"
-        );
-        // The new file must know of them, too.
-        let begun = running.into_iter().map(|scan| Op::Begin(scan, oneshot::channel().0));
-        self.waiting.splice(0..0, begun);
-        self.known = false;
-        self.fresh_epoch = *Uuid::new_v4().as_bytes();
-        // Sequences without records: the first that is sent accounts for them.
-        let mut state = State::new(self.fresh_epoch);
-        state.last = lost.max(1);
-        self.file.open(&|| state.clone())
+        Ok(Work::Done)
     }
 
     // --- committing ---
 
-    /// Commits the first of what waits. `false` when there is no room for it.
-    fn commit_some(&mut self) -> Result<bool, Fault> {
+    /// Commits the first of what waits, if there is room for it.
+    fn commit_some(&mut self) -> Result<Room, Fault> {
         let mut bytes = 0;
         let at_once = GROUP_BYTES.min(self.limit() / 8);
         let group = self
@@ -389,8 +236,8 @@ impl Writer {
             })
             .count();
         let need = self.waiting.iter().take(group).map(|op| op.cost()).sum();
-        if need > 0 && !self.make_room(need)? {
-            return Ok(false);
+        if need > 0 && self.make_room(need)? == Room::OnlyByAcks {
+            return Ok(Room::OnlyByAcks);
         }
         let attempt = self.plan(group);
         let (file, shared) = (self.file.clone(), self.shared.clone());
@@ -412,13 +259,13 @@ impl Writer {
         })?;
         self.attempt = None;
         self.done(attempt);
-        Ok(true)
+        Ok(Room::Enough)
     }
 
     /// What committing the first `operations` will have changed.
     fn plan(&self, operations: usize) -> Attempt {
         let mut state = self.shared.state(&self.marks);
-        let (mut added, mut scans) = (Totals::default(), Vec::<(ScanId, ScanEntry)>::new());
+        let (mut added, mut scans) = (Totals::default(), HashMap::<ScanId, ScanEntry>::new());
         let known = self.shared.lock();
         let wall_ms = self.shared.wall_ms();
         let mut forgotten = known.settled_scans();
@@ -427,14 +274,15 @@ impl Writer {
                 Op::Push(push) => {
                     state.last += 1;
                     added.add(push.cost());
-                    let before = scan_entry(&scans, &known, push.scan);
+                    let before = scans.get(&push.scan).or_else(|| known.scans.get(&push.scan));
                     let open = before.is_some_and(|before| before.open) && !push.ends;
                     let begun_at_ms = before.map_or(wall_ms, |before| before.begun_at_ms);
-                    scans.push((push.scan, ScanEntry { begun_at_ms, last: state.last, open }));
+                    scans.insert(push.scan, ScanEntry { begun_at_ms, last: state.last, open });
                 }
                 Op::Begin(scan, _) => {
-                    let last = scan_entry(&scans, &known, *scan).map_or(0, |before| before.last);
-                    scans.push((*scan, ScanEntry { begun_at_ms: wall_ms, last, open: true }));
+                    let before = scans.get(scan).or_else(|| known.scans.get(scan));
+                    let last = before.map_or(0, |before| before.last);
+                    scans.insert(*scan, ScanEntry { begun_at_ms: wall_ms, last, open: true });
                 }
                 Op::Renumber(_) => {
                     state.epoch = *Uuid::new_v4().as_bytes();
@@ -443,24 +291,29 @@ impl Writer {
                 Op::Damaged(_) | Op::Nudge | Op::Stop(_) => {}
             }
         }
-        forgotten.retain(|scan| scans.iter().all(|(id, _)| id != scan));
+        forgotten.retain(|scan| !scans.contains_key(scan));
+        let surplus = known.surplus_scans(&scans, &forgotten);
+        if !surplus.is_empty() {
+            tracing::debug!(
+                scans = surplus.len(),
+                "too many scans are waiting for acks to remember them all"
+            );
+        }
+        forgotten.extend(surplus);
         state.unacked.plus(added);
         Attempt { operations, state, added, scans, forgotten }
     }
 
     /// It is durable: now it counts, and whoever waits is told.
-    fn done(&mut self, attempt: Attempt) {
-        let mut evicted = Vec::new();
+    pub(super) fn done(&mut self, attempt: Attempt) {
         {
             let mut known = self.shared.lock();
             let last = attempt.state.last - known.base;
             known.flow.committed(last);
             known.unacked.plus(attempt.added);
+            known.scans.extend(attempt.scans);
             for scan in &attempt.forgotten {
                 known.scans.remove(scan);
-            }
-            for (scan, entry) in attempt.scans {
-                evicted.extend(known.note_scan(scan, entry));
             }
             known.bytes = self.file.bytes();
         }
@@ -477,21 +330,19 @@ impl Writer {
         }
         self.persisted = Some(attempt.state);
         self.ready.notify_one();
-        if !evicted.is_empty() {
-            tracing::debug!(
-                scans = evicted.len(),
-                "too many scans are waiting for acks to remember them all"
-            );
-        }
     }
 
     // --- what goes on beside ---
 
     fn tidy(&mut self) -> Result<(), Fault> {
-        let (acked, clock_ms) = {
-            let known = self.shared.lock();
-            (known.acked(), self.shared.clock_ms(&known))
+        let (acked, clock_ms, unacked_beyond) = {
+            let mut known = self.shared.lock();
+            (known.acked(), self.shared.clock_ms(&known), known.unacked_beyond.take())
         };
+        if let Some(key) = unacked_beyond {
+            // What is acked anew is kept anew.
+            self.marks.rewind(key);
+        }
         self.marks.note(clock_ms, acked, self.settings.keep_acked);
         self.drop_expired(clock_ms)?;
         self.compact_if_worth_it()?;
@@ -535,6 +386,7 @@ impl Writer {
     fn failed(&mut self, fault: &Fault) {
         self.open = false;
         self.walk = None;
+        self.only_ends = None;
         self.file.close();
         if let Fault::Damaged(why) = fault {
             self.damage.retain(|met| met.elapsed() < DAMAGE_WINDOW);
@@ -583,59 +435,5 @@ impl Writer {
     pub(super) fn next_step(&self, target: u64, thinned: bool) -> super::retention::Step {
         let known = self.shared.lock();
         step(known.unacked, known.kept, target, thinned, known.floor() < known.last())
-    }
-}
-
-fn scan_entry(changed: &[(ScanId, ScanEntry)], known: &Known, scan: ScanId) -> Option<ScanEntry> {
-    let changed = changed.iter().rev().find(|(id, _)| *id == scan).map(|(_, entry)| *entry);
-    changed.or_else(|| known.scans.get(&scan).copied())
-}
-
-impl Op {
-    fn push(&self) -> Option<&Push> {
-        if let Self::Push(push) = self { Some(push) } else { None }
-    }
-
-    fn cost(&self) -> u64 {
-        self.push().map_or(0, Push::cost)
-    }
-}
-
-impl Push {
-    pub fn new(scan: ScanId, body: v1::record::Body) -> Self {
-        let (hosts, ends) = match &body {
-            v1::record::Body::Observations(hosts) => {
-                (portolan_proto::batch::encoded_hosts(hosts).count(), false)
-            }
-            v1::record::Body::End(_) => (0, true),
-        };
-        Self {
-            scan,
-            record: v1::Record {
-                scan_id: scan.as_bytes().to_vec(),
-                body: Some(body),
-                ..v1::Record::default()
-            },
-            hosts: u32::try_from(hosts).unwrap_or(u32::MAX),
-            ends,
-            reply: None,
-            room: None,
-        }
-    }
-
-    fn cost(&self) -> u64 {
-        cost(Spooled::OVERHEAD + prost::Message::encoded_len(&self.record))
-    }
-
-    fn spooled(&self, clock_ms: u64, wall_ms: i64, process: u32) -> Spooled {
-        // The record is cloned so that a commit that fails can be tried again.
-        Spooled {
-            clock_ms,
-            wall_ms,
-            process,
-            hosts: self.hosts,
-            confirmations: 0,
-            record: self.record.clone(),
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! `portolan ports` and `portolan history`: streamed from a blocking thread, as fast as the reader takes them.
 
 use super::{ConsoleService, Streamed};
-use crate::store::{HistoryQuery, InventoryQuery, StoreError, is_name};
+use crate::store::{HistoryQuery, InventoryQuery, Store, StoreError, is_name};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use portolan_common::addresses::parse_network;
@@ -10,12 +10,16 @@ use portolan_proto::convert::address_to_wire;
 use portolan_proto::v1;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 /// Records that may wait for the reader.
 const WAITING: usize = 256;
+/// How often it is looked whether a reader that lags takes more.
+const SLOW_READER: Duration = Duration::from_millis(5);
 
 pub(super) fn ports(
     service: &ConsoleService,
@@ -23,7 +27,7 @@ pub(super) fn ports(
 ) -> Result<Streamed<v1::PortRecord>, Status> {
     let hosts = hosts(service, &request.host)?;
     let service = service.clone();
-    Ok(streamed(move |send| {
+    Ok(streamed(service.store.clone(), move |send| {
         for (tenant, host) in hosts {
             let query = InventoryQuery { tenant, host, all: request.all };
             service.store.inventory(&query, |row| {
@@ -72,7 +76,7 @@ pub(super) fn history(
         })
         .collect::<Result<_, _>>()?;
     let service = service.clone();
-    Ok(streamed(move |send| {
+    Ok(streamed(service.store.clone(), move |send| {
         let name_of = |id: SatelliteId| service.registry.get(id).map_or_else(|| id.to_string(), |r| r.name);
         for (tenant, address) in &hosts {
             for first in service.store.first_seen(tenant, *address)? {
@@ -132,15 +136,32 @@ fn hosts(service: &ConsoleService, host: &str) -> Result<Vec<(String, Option<IpN
 
 /// Runs a blocking read whose every record goes to the stream; it stops when the reader goes.
 fn streamed<T: Send + 'static>(
+    store: Store,
     read: impl FnOnce(&mut dyn FnMut(T) -> ControlFlow<()>) -> Result<(), StoreError> + Send + 'static,
 ) -> Streamed<T> {
     let (sender, receiver) = mpsc::channel(WAITING);
     tokio::task::spawn_blocking(move || {
-        let mut send = |record| match sender.blocking_send(Ok(record)) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
+        let mut interrupted = false;
+        let mut send = |record| {
+            let mut record = Ok(record);
+            loop {
+                record = match sender.try_send(record) {
+                    Ok(()) => return ControlFlow::Continue(()),
+                    Err(TrySendError::Closed(_)) => return ControlFlow::Break(()),
+                    Err(TrySendError::Full(back)) => back,
+                };
+                // Whoever reads slowly may take its time, but not keep a store closed that wants to be opened again.
+                if !store.is_open() {
+                    interrupted = true;
+                    return ControlFlow::Break(());
+                }
+                std::thread::sleep(SLOW_READER);
+            }
         };
-        if let Err(error) = read(&mut send) {
+        let read = read(&mut send);
+        if interrupted {
+            let _ = sender.blocking_send(Err(StoreError::Closed.into()));
+        } else if let Err(error) = read {
             let _ = sender.blocking_send(Err(error.into()));
         }
     });

@@ -2,6 +2,7 @@
 
 use super::{ConsoleService, Streamed, satellites};
 use crate::scans::{Events, Participant, Scans};
+use crate::store::Health;
 use jiff::Timestamp;
 use portolan_common::ids::ScanId;
 use portolan_common::ports::PortSpec;
@@ -22,6 +23,9 @@ pub(super) fn scan(
     request: v1::ScanRequest,
 ) -> Result<Streamed<v1::ScanEvent>, Status> {
     check(&request)?;
+    if let Some(refusal) = refusal(&service.store.health()) {
+        return Err(Status::failed_precondition(refusal));
+    }
     let mut participants: Vec<Participant> = Vec::new();
     let mut described = Vec::new();
     for name in &request.satellites {
@@ -50,7 +54,7 @@ pub(super) fn scan(
         .start(id, start, participants, described)
         .map_err(|error| Status::resource_exhausted(error.to_string()))?;
     let guard = Abandon { scans: service.scans.clone(), id };
-    Ok(Box::pin(ScanStream { events, finished: false, _guard: guard }))
+    Ok(Box::pin(ScanStream { events, finished: false, is_any_stored: false, _guard: guard }))
 }
 
 pub(super) fn cancel(service: &ConsoleService, scan_id: &str) -> Result<v1::CancelScanResponse, Status> {
@@ -85,6 +89,19 @@ fn check(request: &v1::ScanRequest) -> Result<(), Status> {
         Err(error) => wrong.push(error.to_string()),
     }
     if wrong.is_empty() { Ok(()) } else { Err(Status::invalid_argument(wrong.join("\n"))) }
+}
+
+/// What is scanned is told only when it is stored, so nothing is begun that could not be told.
+fn refusal(health: &Health) -> Option<String> {
+    let why = match health {
+        Health::Good => return None,
+        Health::Full { .. } => "its disk is full",
+        Health::Failed { .. } => "it cannot be written",
+    };
+    Some(format!(
+        "the server's store takes no results now ({why}): `portolan status` says more and what to do; scan again when \
+         it is well"
+    ))
 }
 
 /// Why a satellite can take no part in a scan, if so.
@@ -125,6 +142,8 @@ impl Drop for Abandon {
 struct ScanStream {
     events: Events,
     finished: bool,
+    /// Hosts come when they are stored.
+    is_any_stored: bool,
     _guard: Abandon,
 }
 
@@ -139,16 +158,44 @@ impl tokio_stream::Stream for ScanStream {
         match self.events.poll_next(context) {
             Poll::Ready(Some(event)) => {
                 self.finished = matches!(event.event, Some(v1::scan_event::Event::Finished(_)));
+                self.is_any_stored |= matches!(event.event, Some(v1::scan_event::Event::Hosts(_)));
                 Poll::Ready(Some(Ok(event)))
             }
             Poll::Ready(None) if !self.finished => {
                 self.finished = true;
-                Poll::Ready(Some(Err(Status::unavailable(
-                    "the server ended the scan: it is shutting down, or this reader was too slow; what was seen so \
-                     far is stored (`portolan ports`)",
-                ))))
+                Poll::Ready(Some(Err(Status::unavailable(cut(self.is_any_stored)))))
             }
             other => other.map(|event| event.map(Ok)),
         }
+    }
+}
+
+/// Why a scan's events end before the scan does.
+fn cut(is_any_stored: bool) -> &'static str {
+    if is_any_stored {
+        "the server ended the scan: it is shutting down, or this reader was too slow; what was seen so far is stored \
+         (`portolan ports`)"
+    } else {
+        "the server ended the scan: it is shutting down, or this reader was too slow"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_begun_that_could_not_be_stored() {
+        assert_eq!(refusal(&Health::Good), None);
+        let failed = Health::Failed { why: "Input/output error (os error 5)".into() };
+        for health in [Health::Full { free: 0, needed: 1 }, failed] {
+            let words = refusal(&health).unwrap();
+            assert!(words.contains("takes no results") && words.contains("`portolan status`"), "{words}");
+        }
+    }
+
+    #[test]
+    fn that_something_is_stored_is_said_only_when_something_is() {
+        assert!(cut(true).contains("is stored") && !cut(false).contains("stored"));
     }
 }

@@ -15,6 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tower::{ServiceExt as _, service_fn};
 
 /// HTTP/2 pings and their answers: a half-open connection is found in 16 s at most.
@@ -31,8 +33,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// has not said who it is for may hold a message of over a megabyte.
 const OPERATOR_STREAMS: u32 = 64;
 const OTHER_STREAMS: u32 = 4;
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// A satellite may have a record on its way while the one before is read; its credit bounds the rest.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 512 * 1024;
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 
 /// How long the streams of somebody who was just revoked have to say goodbye.
@@ -74,10 +77,16 @@ pub(super) async fn serve(
     notice: Notice,
 ) {
     let _ = stream.set_nodelay(true);
-    let acceptor = TlsAcceptor::from(shared.tls.clone());
+    // In a box of its own, so that the connection's task does not keep its room for good.
+    let handshake = Box::pin(tokio::time::timeout(shared.limits.handshake, handshake(stream, &shared)));
     let tls = tokio::select! {
-        handshake = tokio::time::timeout(shared.limits.handshake, acceptor.accept(stream)) => match handshake {
-            Ok(Ok(tls)) => tls,
+        handshake = handshake => match handshake {
+            Ok(Ok(Some(tls))) => tls,
+            Ok(Ok(None)) => {
+                shared.metrics.connections_refused.inc();
+                tracing::debug!(%address, "too many handshakes before it");
+                return;
+            }
             Ok(Err(error)) => {
                 shared.metrics.handshakes_failed.inc();
                 // Port scanners do this all day long.
@@ -112,7 +121,10 @@ pub(super) async fn serve(
     let (_stranger, _holder) = match place {
         None => (Some(ticket), None),
         Some((places, holder)) => match places.admit(holder) {
-            Some(place) => (None, Some(place)),
+            Some(place) => {
+                drop(ticket);
+                (None, Some(place))
+            }
             None => {
                 shared.metrics.connections_refused.inc();
                 tracing::warn!(%address, %holder, "too many connections with one certificate");
@@ -180,6 +192,13 @@ pub(super) async fn serve(
             () = deadline.as_mut() => return,
         }
     }
+}
+
+/// `None`: so many were before it that it would have been too late.
+async fn handshake(stream: TcpStream, shared: &Shared) -> io::Result<Option<TlsStream<TcpStream>>> {
+    stream.readable().await?;
+    let acceptor = TlsAcceptor::from(shared.tls.clone());
+    shared.turnstile.pass(acceptor.accept(stream)).await.transpose()
 }
 
 async fn wanted(notice: Option<&Notice>) {

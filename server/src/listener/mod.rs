@@ -4,11 +4,13 @@ mod admission;
 mod closing;
 mod connection;
 mod tls;
+mod turnstile;
 
 pub use admission::{Admission, share_of};
 pub use closing::Closing;
 pub use connection::{Limits, Services};
 pub use tls::server_config;
+pub use turnstile::Turnstile;
 
 use crate::metrics::Metrics;
 use crate::peer::Identifier;
@@ -25,6 +27,9 @@ use uuid::Uuid;
 /// How long to wait for descriptors to come free before accepting again.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
 
+/// Whoever does not get its turn for a handshake within this is let go: begun later, it would end too late.
+const TURN_WAIT: Duration = Duration::from_secs(2);
+
 /// How long to wait after any other failure to accept.
 const ERROR_PAUSE: Duration = Duration::from_millis(5);
 
@@ -40,6 +45,8 @@ pub struct Shared {
     pub satellites: Arc<Admission<Uuid>>,
     /// Those of operators by operator.
     pub operators: Arc<Admission<Uuid>>,
+    /// Who may begin a handshake.
+    pub turnstile: Turnstile,
     /// Turns certificates into identities.
     pub identifier: Identifier,
     /// Time limits.
@@ -71,7 +78,8 @@ pub async fn accept(
                     continue;
                 };
                 let serving = connection::serve(stream, address, ticket, shared.clone(), closing.notice());
-                connections.spawn(address, serving);
+                // Boxed, or every layer around it keeps room for a copy of it.
+                connections.spawn(address, Box::pin(serving));
             }
             Err(error) if is_exhausted(&error) => {
                 tracing::warn!(%error, "cannot accept: out of descriptors or memory; pausing");

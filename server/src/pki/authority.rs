@@ -6,7 +6,7 @@
 use super::{PkiError, proof};
 use jiff::{SignedDuration, Timestamp};
 use portolan_common::ids::{DeploymentId, OperatorId, Role, SatelliteId, SpiffeId};
-use portolan_transport::files;
+use portolan_transport::files::{self, FileError};
 use portolan_transport::identity::{Identity, KeyRequest, chain_to_pem};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -97,14 +97,25 @@ impl Authority {
     /// # Errors
     /// When a file is missing, damaged, or does not fit the others.
     pub fn load(directory: &Path, deployment: DeploymentId) -> Result<Self, PkiError> {
+        Self::from_files(directory, deployment, |path| files::read_text(path, MAX_FILE_BYTES))
+    }
+
+    /// The same of files that may be elsewhere: `read` gives the text of each.
+    ///
+    /// # Errors
+    /// As [`Authority::load`].
+    pub fn from_files(
+        directory: &Path,
+        deployment: DeploymentId,
+        read: impl Fn(&Path) -> Result<String, FileError>,
+    ) -> Result<Self, PkiError> {
         let certificate = |name: &str| -> Result<CertificateDer<'static>, PkiError> {
             let path = directory.join(name);
-            let text = files::read_text(&path, MAX_FILE_BYTES)?;
+            let text = read(&path)?;
             CertificateDer::from_pem_slice(text.as_bytes()).map_err(|error| damaged(&path, &error))
         };
         let key_path = directory.join("issuing.key");
-        let key = KeyPair::from_pem(&files::read_text(&key_path, MAX_FILE_BYTES)?)
-            .map_err(|error| damaged(&key_path, &error))?;
+        let key = KeyPair::from_pem(&read(&key_path)?).map_err(|error| damaged(&key_path, &error))?;
         let (root, issuing) = (certificate("root.crt")?, certificate("issuing.crt")?);
         proof::check_signature(&directory.join("root.crt"), &root, &root)?;
         proof::check_signature(&directory.join("issuing.crt"), &issuing, &root)?;
@@ -121,9 +132,16 @@ impl Authority {
         if !path.exists() {
             return Ok(());
         }
-        let key = KeyPair::from_pem(&files::read_text(&path, MAX_FILE_BYTES)?)
-            .map_err(|error| damaged(&path, &error))?;
-        proof::check_key(&path, &key, &self.root)
+        self.check_root_key_text(&files::read_text(&path, MAX_FILE_BYTES)?, &path)
+    }
+
+    /// The same of its text; `path` is for the message.
+    ///
+    /// # Errors
+    /// As [`Authority::check_root_key`].
+    pub fn check_root_key_text(&self, text: &str, path: &Path) -> Result<(), PkiError> {
+        let key = KeyPair::from_pem(text).map_err(|error| damaged(path, &error))?;
+        proof::check_key(path, &key, &self.root)
     }
 
     /// The certificate that signs all others.

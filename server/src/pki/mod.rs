@@ -29,3 +29,11 @@ pub enum PkiError {
     #[error("the server's key cannot be used: {0}")]
     Tls(#[from] rustls::Error),
 }
+
+impl PkiError {
+    /// What is wrong, without what to do about it.
+    pub fn without_advice(&self) -> String {
+        let words = self.to_string();
+        words.strip_suffix(proof::ADVICE).unwrap_or(&words).to_owned()
+    }
+}

@@ -63,11 +63,11 @@ pub(crate) fn check_key(
     Err(broken(path, "the key is not that of its certificate"))
 }
 
+/// What to do about a file of `ca/`; whoever says it in other words takes it off.
+pub(crate) const ADVICE: &str = "; put the file back from a backup (`portolan-server restore`)";
+
 pub(crate) fn broken(path: &Path, why: &str) -> PkiError {
-    PkiError::Identity(IdentityError::Content {
-        path: path.to_owned(),
-        reason: format!("{why}; put the file back from a backup (`portolan-server restore`)"),
-    })
+    PkiError::Identity(IdentityError::Content { path: path.to_owned(), reason: format!("{why}{ADVICE}") })
 }
 
 #[cfg(test)]

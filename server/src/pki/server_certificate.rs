@@ -5,7 +5,7 @@ use super::{PkiError, proof};
 use crate::data_dir::DataDir;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use portolan_transport::identity::Identity;
+use portolan_transport::identity::{Identity, IdentityError};
 use portolan_transport::tls;
 use rcgen::KeyPair;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -51,7 +51,7 @@ impl ServerCertificate {
     ) -> Result<Self, PkiError> {
         let path = data.server_identity();
         let identity = if path.exists() {
-            load(&path, authority)?
+            load(&path, authority).map_err(with_advice)?
         } else {
             let identity = authority.issue_server(names, now)?;
             identity.store(&path)?;
@@ -108,7 +108,14 @@ impl ResolvesServerCert for ServerCertificate {
 /// # Errors
 /// When it is damaged, or was not issued by this authority.
 pub fn load(path: &Path, authority: &Authority) -> Result<Identity, PkiError> {
-    let identity = Identity::load(path)?;
+    prove(Identity::load(path)?, path, authority)
+}
+
+/// The same of an identity that was read already; `path` is for the message.
+///
+/// # Errors
+/// As [`load`].
+pub fn prove(identity: Identity, path: &Path, authority: &Authority) -> Result<Identity, PkiError> {
     let [leaf, rest @ ..] = identity.chain.as_slice() else {
         return Err(proof::broken(path, "no certificate in it"));
     };
@@ -120,6 +127,18 @@ pub fn load(path: &Path, authority: &Authority) -> Result<Identity, PkiError> {
         KeyPair::try_from(&identity.key).map_err(|_| proof::broken(path, "no usable private key in it"))?;
     proof::check_key(path, &key, leaf)?;
     Ok(identity)
+}
+
+/// Unlike the files of `ca/`, this one can be made anew.
+fn with_advice(error: PkiError) -> PkiError {
+    match error {
+        PkiError::Identity(IdentityError::Content { path, reason }) => {
+            let reason = reason.strip_suffix(proof::ADVICE).unwrap_or(&reason);
+            let todo = "run `portolan-server doctor --repair`, which moves it aside; the server then makes a new one";
+            PkiError::Identity(IdentityError::Content { path, reason: format!("{reason}; {todo}") })
+        }
+        error => error,
+    }
 }
 
 fn shown(identity: Identity) -> Result<Shown, PkiError> {

@@ -202,7 +202,8 @@ impl Sample {
         fs::create_dir(&work).unwrap();
         let store = root.join("store");
         let exports = if with_export { vec![root.join("gone.export"), export] } else { Vec::new() };
-        let damage = Damage { store: &store, exports: &exports, deployment: DEPLOYMENT, work: &work };
+        let damage =
+            Damage { store: &store, exports: &exports, deployment: DEPLOYMENT, work: &work, stop: &|| false };
         let repaired = Store::repair(&damage, Timestamp::now()).unwrap();
         let kept = repaired.kept.expect("the damaged store is kept");
         assert!(kept.join("db").exists() || !self.files.contains_key(Path::new("store/db")));

@@ -4,7 +4,7 @@
 
 use super::engine::Trees;
 use super::merge::RunChange;
-use super::moment::{Moment, Order};
+use super::moment::{Moment, Order, corrected};
 use super::record::{MAX_VALUE_BYTES, RecordError, decode, encode};
 use super::view::Writes;
 use super::{StoreError, inventory, keys};
@@ -152,7 +152,7 @@ pub(super) struct Read {
 impl Read {
     /// When it was seen, corrected.
     pub(super) fn shown(&self) -> Result<Timestamp, StoreError> {
-        Ok(convert::time_from_wire(self.entry.at_ms.saturating_sub(self.skew_ms))?)
+        Ok(corrected(convert::time_from_wire(self.entry.at_ms)?, self.skew_ms))
     }
 
     pub(super) fn ports(&self) -> Result<PortSet, StoreError> {

@@ -85,7 +85,13 @@ pub enum DumpError {
     Cancelled,
     /// The store cannot be used.
     #[error(transparent)]
-    Unusable(#[from] StoreError),
+    Unusable(StoreError),
+}
+
+impl From<StoreError> for DumpError {
+    fn from(error: StoreError) -> Self {
+        Self::Unusable(error.plainly())
+    }
 }
 
 /// What a dump is made of besides the store.
@@ -297,7 +303,11 @@ fn write_tree<W: Write>(
         // Retention dropped it meanwhile; that follows.
         Ok(Err(_)) | Err(_) if name != sums::STATE && !trees.log_names().iter().any(|log| log == name) => {}
         Ok(Err(error)) => {
-            return Err(DumpError::Store(format!("`{name}` after key {}: {error}", shown(&last))));
+            return Err(DumpError::Store(format!(
+                "`{name}` after key {}: {}",
+                shown(&last),
+                error.plainly()
+            )));
         }
         Err(_) => {
             return Err(DumpError::Store(format!(

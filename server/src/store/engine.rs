@@ -75,6 +75,8 @@ impl Engine {
             return Err(StoreError::Newer { path: path.to_owned(), found });
         }
         if found < SCHEMA {
+            // First, so that a start that dies after the upgrade does not find the mark missing.
+            Mark::open(path)?.reset(0)?;
             upgrade::upgrade(&trees, found)?;
             trees.db.flush()?;
             DataFile::open(path)?.sync()?;

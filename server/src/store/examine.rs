@@ -11,8 +11,12 @@ use super::{ProblemRecord, SCHEMA, SatelliteRecord, StoreError, TokenRecord, key
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+
+/// Bytes that are copied between two looks at whether to stop.
+const COPIED_AT_ONCE: u64 = 16 * 1024 * 1024;
 
 /// What a store turned out to be.
 #[derive(Clone, Debug, Default)]
@@ -110,12 +114,12 @@ pub(super) struct Opened {
     pub trees: Option<Trees>,
 }
 
-/// Examines a copy of the store's files that is made in `work`, an empty directory.
+/// Examines a copy of the store's files that is made in `work`, an empty directory. `stop` is asked now and then.
 ///
 /// # Errors
-/// When the files cannot be copied; what is wrong with them is no error here.
-pub fn examine(store: &Path, work: &Path) -> Result<Examination, StoreError> {
-    Ok(open_copy(store, work, Variant::AsItIs)?.examination)
+/// When the files cannot be copied, or `stop` says so; what is wrong with them is no error here.
+pub fn examine(store: &Path, work: &Path, stop: &dyn Fn() -> bool) -> Result<Examination, StoreError> {
+    Ok(open_copy(store, work, Variant::AsItIs, stop)?.examination)
 }
 
 /// Bytes that a copy of the store's files takes.
@@ -124,8 +128,13 @@ pub fn bytes_of(store: &Path) -> u64 {
     files.iter().filter_map(|file| store.join(file).metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 
-pub(super) fn open_copy(store: &Path, work: &Path, variant: Variant) -> Result<Opened, StoreError> {
-    let copy = copy(store, work, variant)?;
+pub(super) fn open_copy(
+    store: &Path,
+    work: &Path,
+    variant: Variant,
+    stop: &dyn Fn() -> bool,
+) -> Result<Opened, StoreError> {
+    let copy = copy(store, work, variant, stop)?;
     let mut examination = Examination { marked: read_mark(store)?, ..Examination::default() };
     let opened = catch_unwind(AssertUnwindSafe(|| Trees::open_patiently(&copy)));
     let trees = match opened {
@@ -139,8 +148,9 @@ pub(super) fn open_copy(store: &Path, work: &Path, variant: Variant) -> Result<O
             return Ok(Opened { examination, trees: None });
         }
     };
-    let looked = catch_unwind(AssertUnwindSafe(|| look(&trees, &mut examination)));
+    let looked = catch_unwind(AssertUnwindSafe(|| look(&trees, &mut examination, stop)));
     match looked {
+        _ if stop() => return Err(StoreError::Closed),
         Ok(Ok(())) => {}
         Ok(Err(error)) => examination.failure = Some(cause_of(&error)),
         Err(_) => examination.failure = Some("the engine gives up while it reads it".to_owned()),
@@ -150,14 +160,74 @@ pub(super) fn open_copy(store: &Path, work: &Path, variant: Variant) -> Result<O
 
 /// What went wrong, without where: that is a copy that nobody knows.
 fn cause_of(error: &StoreError) -> String {
-    match error {
+    plain(&match error {
         StoreError::Damaged { reason, .. } => reason.clone(),
         StoreError::Directory { cause, .. } => cause.to_string(),
         other => other.to_string(),
+    })
+}
+
+impl StoreError {
+    /// The same in words for people: the engine's own carry what only its authors can read.
+    pub fn plainly(self) -> Self {
+        let in_words = |cause: std::io::Error| match cause.raw_os_error() {
+            Some(_) => cause,
+            None => std::io::Error::new(cause.kind(), plain(&cause.to_string())),
+        };
+        match self {
+            Self::Damaged { path, reason, untouched } => {
+                Self::Damaged { path, reason: plain(&reason), untouched }
+            }
+            Self::Directory { path, cause } => Self::Directory { path, cause: in_words(cause) },
+            Self::Engine(sled::Error::Io(cause)) => Self::Engine(sled::Error::Io(in_words(cause))),
+            Self::Engine(error @ sled::Error::Corruption { .. }) => {
+                let kind = std::io::ErrorKind::InvalidData;
+                Self::Engine(sled::Error::Io(std::io::Error::new(kind, plain(&error.to_string()))))
+            }
+            other => other,
+        }
     }
 }
 
-fn copy(store: &Path, work: &Path, variant: Variant) -> Result<PathBuf, StoreError> {
+/// A message of the engine's without its traces and its programmers' forms of errors and options.
+fn plain(text: &str) -> String {
+    let mut text = text.to_owned();
+    if let Some(at) = text.find(" backtrace ") {
+        // The trace, printed or not, is all that follows; what stands around the message closes after it.
+        let rest = text.split_off(at);
+        let after = rest.strip_prefix(" backtrace ()").unwrap_or("");
+        text.push_str(after);
+    }
+    while let Some(from) = text.find("Os { code: ") {
+        let Some(length) = text[from..].find(" }") else { break };
+        let message = text[from..from + length].split_once("message: \"").map(|(_, message)| message);
+        let message = message.unwrap_or("an error of the system").trim_end_matches('"').to_owned();
+        text.replace_range(from..from + length + 2, &message);
+    }
+    text = text.replace(" at file offset None", "");
+    if let Some(from) = text.find("offset Some(")
+        && let Some(length) = text[from..].find(')')
+    {
+        text.remove(from + length);
+        text.replace_range(from..from + "offset Some(".len(), "offset ");
+    }
+    text
+}
+
+/// Copies a file, unless `stop` says otherwise.
+fn copy_file(from: &Path, to: &Path, stop: &dyn Fn() -> bool) -> std::io::Result<()> {
+    let (mut from, mut to) = (fs::File::open(from)?, fs::File::create(to)?);
+    loop {
+        if stop() {
+            return Err(std::io::Error::other("interrupted"));
+        }
+        if std::io::copy(&mut (&mut from).take(COPIED_AT_ONCE), &mut to)? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn copy(store: &Path, work: &Path, variant: Variant, stop: &dyn Fn() -> bool) -> Result<PathBuf, StoreError> {
     let copy = work.join("store");
     let failed = |cause| StoreError::Directory { path: work.to_owned(), cause };
     if copy.exists() {
@@ -178,7 +248,7 @@ fn copy(store: &Path, work: &Path, variant: Variant) -> Result<PathBuf, StoreErr
         }
         let target = copy.join(&file);
         let made = target.parent().map_or(Ok(()), fs::create_dir_all);
-        made.and_then(|()| fs::copy(store.join(&file), &target)).map_err(failed)?;
+        made.and_then(|()| copy_file(&store.join(&file), &target, stop)).map_err(failed)?;
     }
     if matches!(variant, Variant::NewSettings | Variant::Neither) {
         fs::write(copy.join("conf"), settings(work)?).map_err(failed)?;
@@ -208,7 +278,7 @@ fn read_mark(store: &Path) -> Result<Option<Result<u64, &'static str>>, StoreErr
     })
 }
 
-fn look(trees: &Trees, examination: &mut Examination) -> Result<(), StoreError> {
+fn look(trees: &Trees, examination: &mut Examination, stop: &dyn Fn() -> bool) -> Result<(), StoreError> {
     let found = trees.format()?;
     examination.format = Some(found);
     if found > SCHEMA {
@@ -230,17 +300,25 @@ fn look(trees: &Trees, examination: &mut Examination) -> Result<(), StoreError> 
     // A log outside the sums was dropped by a commit, and would be dropped again at the next start.
     for name in sums.trees.keys().map(String::as_str).chain([sums::STATE]) {
         let expected = sums.trees.get(name).copied().unwrap_or_default();
-        examination
-            .trees
-            .insert(name.to_owned(), report_on(trees, name, expected, &mut examination.last_ingest));
+        let report = report_on(trees, name, expected, &mut examination.last_ingest, stop);
+        examination.trees.insert(name.to_owned(), report);
     }
     Ok(())
 }
 
-fn report_on(trees: &Trees, name: &str, expected: Sum, last_ingest: &mut Option<Timestamp>) -> TreeReport {
+fn report_on(
+    trees: &Trees,
+    name: &str,
+    expected: Sum,
+    last_ingest: &mut Option<Timestamp>,
+    stop: &dyn Fn() -> bool,
+) -> TreeReport {
     let mut report = TreeReport { expected, ..TreeReport::default() };
     let read = catch_unwind(AssertUnwindSafe(|| {
         trees.each(name, |key, value| {
+            if stop() {
+                return Err(StoreError::Closed);
+            }
             report.found.add(key, value);
             let is_good = match key.first() {
                 _ if key == keys::SCHEMA => true,
@@ -268,4 +346,41 @@ fn report_on(trees: &Trees, name: &str, expected: Sum, last_ingest: &mut Option<
     };
     report.first.get_or_insert(broken);
     report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_the_engine_are_told_in_words() {
+        for (text, words) in [
+            (
+                "Read corrupted data at file offset Some(4096) backtrace ()",
+                "Read corrupted data at file offset 4096",
+            ),
+            ("Read corrupted data at file offset None backtrace ()", "Read corrupted data"),
+            ("a (Read corrupted data at file offset None backtrace ()): b", "a (Read corrupted data): b"),
+            (
+                "could not acquire lock on \"x\": Os { code: 28, kind: StorageFull, message: \"No space left on device\" }",
+                "could not acquire lock on \"x\": No space left on device",
+            ),
+            ("as it was", "as it was"),
+        ] {
+            assert_eq!(plain(text), words);
+        }
+        let error = StoreError::Engine(sled::Error::Corruption { at: None, bt: () }).plainly().to_string();
+        assert!(error.contains("corrupted data") && !error.contains("backtrace"), "{error}");
+    }
+
+    #[test]
+    fn an_examination_that_is_stopped_is_no_finding() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("store");
+        crate::store::Store::create(&store).unwrap();
+        let work = dir.path().join("work");
+        fs::create_dir(&work).unwrap();
+        assert!(examine(&store, &work, &|| true).is_err());
+        assert!(examine(&store, &work, &|| false).unwrap().is_whole());
+    }
 }

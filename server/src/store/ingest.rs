@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use portolan_common::ids::{Epoch, SatelliteId, ScanId};
 use portolan_common::observation::{HostObservation, Protocol};
 use portolan_common::targets::{Target, TargetSpec};
+use portolan_proto::batch;
 use portolan_proto::convert;
 use portolan_proto::v1;
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,6 +83,8 @@ pub struct IngestOutcome {
     pub missing: u64,
     /// Host observations that the satellite dropped and accounted for; at least so many.
     pub dropped: u64,
+    /// A host's record that could not be read, and was begun anew.
+    pub damaged: Option<String>,
 }
 
 /// What is known of a satellite's numbering.
@@ -242,6 +245,7 @@ pub fn plan(view: &dyn View, batch: &IngestBatch) -> Result<(IngestOutcome, Writ
         log: keys::log_tree(batch.received_at),
         hosts: BTreeMap::new(),
         packer: Packer::new(batch.satellite, batch.received_at, batch.skew_ms),
+        damaged: None,
         names: BTreeSet::new(),
         writes: Writes::default(),
         changes: 0,
@@ -252,20 +256,28 @@ pub fn plan(view: &dyn View, batch: &IngestBatch) -> Result<(IngestOutcome, Writ
             continue;
         }
         let expected = outcome.acked + 1;
-        let first = item.first.min(item.sequence);
-        if first > expected {
-            outcome.missing += first - expected;
-            pending.gap(item, 1, Gap { last: first - 1, ..pending.no_gap(expected) });
+        let first = item.first.clamp(expected, item.sequence);
+        let dropped = item.dropped.unwrap_or_default();
+        // What the record stands for beside itself, and does not say that it was dropped, is missing too.
+        let stands_for = item.sequence - first;
+        let unsaid = if item.first > expected { item.first.min(item.sequence) - expected } else { 0 };
+        let unsaid = unsaid + stands_for.saturating_sub(dropped.records);
+        if unsaid > 0 {
+            outcome.missing = outcome.missing.saturating_add(unsaid);
+            pending.gap(item, 1, Gap { last: item.sequence - 1, ..pending.no_gap(expected) });
         }
-        if let Some(dropped) = item.dropped.filter(|dropped| dropped.records > 0 || dropped.hosts > 0) {
-            // Where it is not known how many hosts a record had, it had one at least.
-            outcome.dropped += if dropped.hosts == 0 { dropped.records } else { dropped.hosts };
+        if dropped.records > 0 || dropped.hosts > 0 {
+            // No more than so many sequences can have held. Where it is not known how many, there was one in each.
+            let records = dropped.records.min(stands_for + 1);
+            let most = (stands_for + 1).saturating_mul(batch::MAX_HOSTS as u64);
+            let hosts = if dropped.hosts == 0 { records } else { dropped.hosts.min(most) };
+            outcome.dropped = outcome.dropped.saturating_add(hosts);
             let gap = Gap {
                 last: item.sequence,
-                hosts: dropped.hosts,
-                confirmations: dropped.confirmations,
+                hosts: dropped.hosts.min(most),
+                confirmations: dropped.confirmations.min(most),
                 reason: Some(dropped.reason()),
-                ..pending.no_gap(first.max(expected))
+                ..pending.no_gap(first)
             };
             pending.gap(item, 0, gap);
         }
@@ -282,11 +294,12 @@ pub fn plan(view: &dyn View, batch: &IngestBatch) -> Result<(IngestOutcome, Writ
         return Ok((outcome, Writes::default()));
     }
     outcome.changes = pending.changes;
+    outcome.damaged = pending.damaged.take();
     let mut writes = pending.finish()?;
     numbering.current.sequence = outcome.acked;
     numbering.current.moved_at_ms = batch.received_at.as_millisecond();
-    numbering.current.missing += outcome.missing;
-    numbering.current.dropped += outcome.dropped;
+    numbering.current.missing = numbering.current.missing.saturating_add(outcome.missing);
+    numbering.current.dropped = numbering.current.dropped.saturating_add(outcome.dropped);
     let record = encode_over(&numbering.current, numbering.stored.as_deref());
     writes.put(numbering.key, record);
     numbering.others.sort();
@@ -306,6 +319,8 @@ struct Pending<'a> {
     log: String,
     hosts: BTreeMap<(IpAddr, Protocol), Host>,
     packer: Packer,
+    /// What could not be read.
+    damaged: Option<String>,
     /// Names by which hosts were seen, where that is news.
     names: BTreeSet<(String, IpAddr)>,
     writes: Writes,
@@ -370,8 +385,18 @@ impl Pending<'_> {
     fn load(&mut self, address: IpAddr, protocol: Protocol) -> Result<(), StoreError> {
         if let std::collections::btree_map::Entry::Vacant(entry) = self.hosts.entry((address, protocol)) {
             let prefix = keys::host(&self.batch.tenant, address, self.batch.satellite, protocol);
-            let (state, parts) = HostState::read(self.view, &prefix)?;
-            entry.insert(Host { state, parts, changed: false });
+            let host = match HostState::read(self.view, &prefix) {
+                Ok((state, parts)) => Host { state, parts, changed: false },
+                // One host whose record is damaged must not keep everything else of its satellite out. It is said, and
+                // the sums keep it from being forgotten.
+                Err(StoreError::Record(error)) => {
+                    self.damaged = Some(format!("{error} (host {address})"));
+                    let parts = self.view.scan_prefix(&prefix)?.len();
+                    Host { state: HostState::unknown(), parts, changed: false }
+                }
+                Err(error) => return Err(error),
+            };
+            entry.insert(host);
         }
         Ok(())
     }

@@ -106,7 +106,7 @@ impl From<WireError> for StoreError {
 
 impl HostState {
     /// Nothing known yet.
-    fn unknown() -> Self {
+    pub(super) fn unknown() -> Self {
         let order = Order::default();
         let first_seen = Moment { order, at: Timestamp::UNIX_EPOCH, skew_ms: 0 };
         Self { target: String::new(), first_seen, runs: Vec::new(), last_change: None, unknown: Vec::new() }

@@ -7,7 +7,7 @@ use portolan_common::ports::PortSet;
 
 /// A host whose ports took their states at more different times than this loses the times, not the states: otherwise
 /// a satellite that reports port after port could make every merge slower than the last.
-const MAX_RUNS: usize = 256;
+const MAX_RUNS: usize = 64;
 
 /// Ports of one (host, satellite, protocol) that took the same state for the same reason at the same time.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -249,6 +249,11 @@ impl Store {
         self.path.with_file_name(name)
     }
 
+    /// Whether it can be read; not while it is being opened again.
+    pub fn is_open(&self) -> bool {
+        self.trees.load().is_some()
+    }
+
     /// Bytes on disk.
     pub fn size_on_disk(&self) -> u64 {
         self.trees().map_or(0, |trees| trees.size_on_disk())

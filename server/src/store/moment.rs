@@ -27,8 +27,13 @@ pub struct Moment {
 impl Moment {
     /// As people are shown it: the satellite's time, corrected by how wrong its clock was.
     pub fn shown(&self) -> Timestamp {
-        self.at.saturating_sub(SignedDuration::from_millis(self.skew_ms)).unwrap_or(self.at)
+        corrected(self.at, self.skew_ms)
     }
+}
+
+/// A satellite's time, corrected by how wrong its clock was. What leaves the calendar stays as it was said.
+pub(super) fn corrected(at: Timestamp, skew_ms: i64) -> Timestamp {
+    at.checked_sub(SignedDuration::from_millis(skew_ms)).unwrap_or(at)
 }
 
 impl PartialOrd for Moment {

@@ -34,15 +34,17 @@ impl Store {
         self.trees()?.state.scan_prefix([keys::PROBLEM]).map(|entry| Ok(decode(&entry?.1)?)).collect()
     }
 
-    /// Notes one, in the place of an earlier one of the same kind and satellite.
+    /// Notes some, each in the place of an earlier one of the same kind and satellite.
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub async fn put_problem(&self, record: ProblemRecord) -> Result<(), StoreError> {
+    pub async fn put_problems(&self, records: Vec<ProblemRecord>) -> Result<(), StoreError> {
         self.writer
-            .write(Class::Live, move |_| {
+            .write(Class::Urgent, move |_| {
                 let mut writes = Writes::default();
-                writes.put(keys::problem(&record.kind, &record.satellite), encode(&record));
+                for record in &records {
+                    writes.put(keys::problem(&record.kind, &record.satellite), encode(record));
+                }
                 Ok(((), writes))
             })
             .await

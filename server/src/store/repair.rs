@@ -67,6 +67,37 @@ pub struct Repaired {
     pub saved: usize,
     /// Where the damaged store is kept, if there was one.
     pub kept: Option<PathBuf>,
+    /// What could be read of the damaged store, if anything could.
+    pub readable: Option<Readable>,
+    /// The last commit that is known of: in the damaged store, or acknowledged.
+    pub highest: u64,
+    /// What was acknowledged is known: the mark can be read.
+    pub is_mark_known: bool,
+}
+
+/// What could be read of a damaged store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Readable {
+    /// Its last commit, where that can be read.
+    pub commit: Option<u64>,
+    /// Entries that could be read.
+    pub entries: u64,
+    /// Entries that there should be.
+    pub of: u64,
+    /// The current state is whole, so that holes are in the history alone.
+    pub state_is_whole: bool,
+}
+
+impl Repaired {
+    /// Something that was acknowledged is not in the new store.
+    pub fn loses(&self) -> bool {
+        match &self.base {
+            Base::Store { lost, .. } => lost.is_some(),
+            Base::State { missing, .. } => *missing > 0,
+            Base::Export { commit, .. } => !self.is_mark_known || self.highest > *commit,
+            Base::Nothing => true,
+        }
+    }
 }
 
 /// What a repair works with.
@@ -79,6 +110,8 @@ pub struct Damage<'a> {
     pub deployment: DeploymentId,
     /// An empty directory on the same file system.
     pub work: &'a Path,
+    /// Asked now and then.
+    pub stop: &'a dyn Fn() -> bool,
 }
 
 impl Store {
@@ -87,6 +120,18 @@ impl Store {
     /// # Errors
     /// [`DumpError`]; the store that was there still is.
     pub fn repair(damage: &Damage<'_>, now: Timestamp) -> Result<Repaired, DumpError> {
+        Self::repair_or_try(damage, now, true)
+    }
+
+    /// Says what [`Store::repair`] would do, by doing all of it but the last step: the new store stays in `work`.
+    ///
+    /// # Errors
+    /// As [`Store::repair`].
+    pub fn try_repair(damage: &Damage<'_>, now: Timestamp) -> Result<Repaired, DumpError> {
+        Self::repair_or_try(damage, now, false)
+    }
+
+    fn repair_or_try(damage: &Damage<'_>, now: Timestamp, replace: bool) -> Result<Repaired, DumpError> {
         let attempts = attempts(damage)?;
         if let Some(found) = attempts.iter().filter_map(|opened| opened.examination.format).max()
             && found > super::SCHEMA
@@ -98,7 +143,7 @@ impl Store {
         let new = damage.work.join("new/store");
         let mut built = None;
         for choice in choices(&attempts, export.as_ref(), marked, now) {
-            if let Some(builder) = build(&choice, &attempts, export.as_ref(), &new)? {
+            if let Some(builder) = build(&choice, &attempts, export.as_ref(), &new, damage.stop)? {
                 built = Some((choice, builder));
                 break;
             }
@@ -119,15 +164,38 @@ impl Store {
         let highest = attempts.iter().filter_map(|opened| opened.examination.commit).chain(marked).max();
         // Above everything that was ever acknowledged, so that an old mark does not refuse it half-way through this.
         builder.finish(highest.unwrap_or(0).max(commit) + 1, None)?;
+        let readable = readable(&attempts);
         drop(attempts);
-        Self::prove(&new)?;
-        let kept = Self::replace(damage.store, &new, "damaged", now)?;
+        if (damage.stop)() {
+            return Err(DumpError::Cancelled);
+        }
+        let mut kept = None;
+        if replace {
+            Self::prove(&new)?;
+            kept = Self::replace(damage.store, &new, "damaged", now)?;
+        }
         let base = match base {
             Base::State { commit, .. } => Base::State { commit, missing },
             base => base,
         };
-        Ok(Repaired { base, satellites, saved, kept })
+        let (highest, is_mark_known) = (highest.unwrap_or(0), marked.is_some());
+        Ok(Repaired { base, satellites, saved, kept, readable, highest, is_mark_known })
     }
+}
+
+/// What the attempt that reads most can read.
+fn readable(attempts: &[Opened]) -> Option<Readable> {
+    let of_one = |opened: &Opened| {
+        let examination = &opened.examination;
+        let sum = |count: fn(&super::TreeReport) -> u64| examination.trees.values().map(count).sum();
+        opened.trees.is_some().then(|| Readable {
+            commit: examination.commit,
+            entries: sum(|tree| tree.found.count.saturating_sub(tree.damaged)),
+            of: sum(|tree| tree.expected.count),
+            state_is_whole: examination.state_is_whole(),
+        })
+    };
+    attempts.iter().filter_map(of_one).max_by_key(|readable| readable.entries)
 }
 
 /// The store as it is, and, unless that is whole, without the files that sled can do without.
@@ -138,7 +206,7 @@ fn attempts(damage: &Damage<'_>) -> Result<Vec<Opened>, StoreError> {
     }
     for (number, variant) in Variant::fitting(damage.store, damage.work)?.into_iter().enumerate() {
         let work = damage.work.join(format!("attempt-{number}"));
-        let opened = open_copy(damage.store, &work, variant)?;
+        let opened = open_copy(damage.store, &work, variant, damage.stop)?;
         let is_whole = opened.examination.is_consistent() && reaches_mark(&opened.examination);
         attempts.push(opened);
         if is_whole {
@@ -234,18 +302,19 @@ fn build(
     attempts: &[Opened],
     export: Option<&(PathBuf, Contents)>,
     new: &Path,
+    stop: &dyn Fn() -> bool,
 ) -> Result<Option<(Builder, u64)>, DumpError> {
     let mut builder = Builder::start(new)?;
     let expected = match (&choice.base, choice.source.and_then(|at| attempts[at].trees.as_ref())) {
         (Base::Store { .. }, Some(trees)) => {
-            copy_all(trees, &mut builder)?;
+            copy_all(trees, &mut builder, stop)?;
             trees.sums()?
         }
         (Base::State { .. }, Some(trees)) => {
             let expected = trees.sums()?;
-            copy_all(trees, &mut builder)?;
+            copy_all(trees, &mut builder, stop)?;
             if let Some((path, _)) = export {
-                add_logs(path, &expected, &mut builder)?;
+                add_logs(path, &expected, &mut builder, stop)?;
             }
             if expected.trees.keys().any(|name| builder.trees().verify(name, &expected).is_err()) {
                 let missing = missing_in(builder.trees(), &expected)?;
@@ -253,7 +322,7 @@ fn build(
             }
             expected
         }
-        (Base::Export { path, .. }, _) => builder.put_dump(path)?,
+        (Base::Export { path, .. }, _) => builder.put_dump(path, stop)?,
         _ => {
             let schema = (keys::SCHEMA.to_vec(), Some(super::SCHEMA.to_be_bytes().to_vec()));
             builder.put(sums::STATE, &TreeWrites::from([schema]))?;
@@ -267,13 +336,16 @@ fn build(
 }
 
 /// Copies every record that is intact.
-fn copy_all(trees: &Trees, builder: &mut Builder) -> Result<(), StoreError> {
+fn copy_all(trees: &Trees, builder: &mut Builder, stop: &dyn Fn() -> bool) -> Result<(), StoreError> {
     let sums = trees.sums()?;
     for name in sums.trees.keys() {
         let mut changes = TreeWrites::new();
         // sled may give up in the middle of a tree that is damaged; what is missing then is counted at the end.
         let read = catch_unwind(AssertUnwindSafe(|| {
             trees.each(name, |key, value| {
+                if stop() {
+                    return Err(StoreError::Closed);
+                }
                 if key == keys::SCHEMA || is_intact(value) {
                     changes.insert(key.to_vec(), Some(value.to_vec()));
                 }
@@ -286,14 +358,23 @@ fn copy_all(trees: &Trees, builder: &mut Builder) -> Result<(), StoreError> {
         if let Ok(Err(error)) = read {
             tracing::debug!(%error, name, "a part of it cannot be read");
         }
+        if stop() {
+            return Err(StoreError::Closed);
+        }
         builder.put(name, &changes)?;
     }
     Ok(())
 }
 
 /// Adds what an export has of logs: an entry of a log never changes, so what it has is right.
-fn add_logs(export: &Path, sums: &Sums, builder: &mut Builder) -> Result<(), DumpError> {
+fn add_logs(
+    export: &Path,
+    sums: &Sums,
+    builder: &mut Builder,
+    stop: &dyn Fn() -> bool,
+) -> Result<(), DumpError> {
     dump::read(export, |part| match part {
+        _ if stop() => Err(StoreError::Closed),
         Part::Changes(tree, changes) if tree != sums::STATE && sums.trees.contains_key(&tree) => {
             builder.put(&tree, &changes)
         }

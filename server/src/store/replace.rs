@@ -12,12 +12,13 @@ use std::path::{Path, PathBuf};
 
 impl Store {
     /// Makes a store of a dump that was checked, and opens it once to see that it works. Nothing must stand at `path`.
+    /// `stop` is asked now and then.
     ///
     /// # Errors
     /// [`DumpError`]; then something unfinished stands there.
-    pub fn restore(path: &Path, dump: &Path) -> Result<Sums, DumpError> {
+    pub fn restore(path: &Path, dump: &Path, stop: &dyn Fn() -> bool) -> Result<Sums, DumpError> {
         let mut builder = Builder::start(path)?;
-        let sums = builder.put_dump(dump)?;
+        let sums = builder.put_dump(dump, stop)?;
         let sums = builder.finish(sums.commit, Some(&sums))?;
         Self::prove(path)?;
         Ok(sums)

@@ -102,7 +102,7 @@ pub(crate) async fn fill(store: &Store, rounds: u64, some: RangeInclusive<u64>) 
         store.put_satellite(satellite_record(number), Some(([number as u8; 32], token))).await.unwrap();
     }
     let problem = ProblemRecord { kind: "records-missing".into(), count: 7, ..ProblemRecord::default() };
-    store.put_problem(problem).await.unwrap();
+    store.put_problems(vec![problem]).await.unwrap();
     send(store, rounds, some).await;
 }
 

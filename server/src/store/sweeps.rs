@@ -2,7 +2,7 @@
 
 use super::engine::Trees;
 use super::inventory::split;
-use super::moment::Order;
+use super::moment::{Order, corrected};
 use super::record::{RecordError, decode};
 use super::{StoreError, keys};
 use jiff::Timestamp;
@@ -21,6 +21,8 @@ const RANGES_PER_RECORD: usize = 12;
 
 /// Records of one sweep: 2 MB at most, whatever a satellite claims to have covered.
 const MAX_RECORDS: usize = 256;
+/// Port lists of one sweep; a satellite has a few, where its scope differs from host to host.
+const MAX_COVERAGES: usize = 64;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct SweepRecord {
@@ -69,7 +71,12 @@ impl SweepRecord {
         };
         let mut records = Vec::new();
         let mut dropped = 0usize;
-        for coverage in &end.coverage {
+        for (number, coverage) in end.coverage.iter().enumerate() {
+            // Before anything is parsed: whoever sends a hundred thousand must not keep everybody else waiting.
+            if number == MAX_COVERAGES || records.len() >= MAX_RECORDS {
+                dropped += end.coverage[number..].iter().map(|rest| rest.addresses.len()).sum::<usize>();
+                break;
+            }
             let Ok(ports) = coverage.ports.parse::<PortSpec>() else {
                 dropped += coverage.addresses.len();
                 continue;
@@ -200,10 +207,9 @@ impl Walk {
                 let ports = |spans: &Option<v1::PortSpans>| {
                     spans.as_ref().map_or_else(|| Ok(PortSet::default()), PortSet::try_from)
                 };
-                let finished = record.finished_at_ms.saturating_sub(record.skew_ms);
                 self.read.push(Covered {
                     order,
-                    at: convert::time_from_wire(finished)?,
+                    at: corrected(convert::time_from_wire(record.finished_at_ms)?, record.skew_ms),
                     addresses,
                     tcp: ports(&record.tcp)?,
                     udp: ports(&record.udp)?,

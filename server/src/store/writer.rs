@@ -293,8 +293,10 @@ impl Thread {
     /// Whether there is room for observations.
     fn look_at_space(&self) -> bool {
         let free = self.space.free();
-        let enough = free >= self.space.watermark;
         let was_full = matches!(*self.shared.health.borrow(), Health::Full { .. });
+        // A little more than the watermark to go on again, so that it does not change its mind with every file.
+        let needed = self.space.watermark.saturating_add(if was_full { self.space.watermark / 16 } else { 0 });
+        let enough = free >= needed;
         if enough {
             if was_full {
                 tracing::info!(free, "there is room on the disk again: observations are taken");
@@ -416,14 +418,18 @@ impl Thread {
         let (urgent, kept): (Vec<_>, Vec<_>) =
             group.into_iter().partition(|waiting| waiting.class == Class::Urgent);
         urgent.into_iter().for_each(refuse);
-        self.space.drop_ballast();
+        if !self.space.has_room_to_open() {
+            self.space.drop_ballast();
+        }
+        let mut next_try = Instant::now() + RETRY;
         loop {
             let shared = self.shared.clone();
             let mut queues = shared.queues();
             let urgent = std::mem::take(&mut queues.waiting[Class::Urgent as usize]);
             let closing = queues.closing;
             if urgent.is_empty() && !closing {
-                drop(shared.wake.wait_timeout(queues, RETRY));
+                let left = next_try.saturating_duration_since(Instant::now());
+                drop(shared.wake.wait_timeout(queues, left));
             } else {
                 drop(queues);
             }
@@ -433,6 +439,12 @@ impl Thread {
                 self.engine = None;
                 return Vec::new();
             }
+            // Whoever asks in the meantime is answered, but does not make it go faster.
+            if Instant::now() < next_try {
+                continue;
+            }
+            let began_try = Instant::now();
+            next_try = began_try + RETRY;
             if !self.space.has_room_to_open() {
                 continue;
             }
@@ -448,11 +460,13 @@ impl Thread {
                     self.engine = Some(engine);
                     tracing::warn!(after = ?began.elapsed(), "the store is open again");
                     self.shared.set_health(Health::Good);
+                    self.space.lay_ballast();
                     return kept;
                 }
                 Err(error) => {
                     self.shared.set_health(Health::Failed { why: error.to_string() });
                     tracing::debug!(%error, "the store cannot be opened again yet");
+                    next_try = Instant::now() + RETRY.max(began_try.elapsed());
                 }
             }
         }

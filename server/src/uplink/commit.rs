@@ -5,7 +5,7 @@
 use crate::metrics::Metrics;
 use crate::problems::{Event, Problems};
 use crate::scans::Scans;
-use crate::store::{IngestBatch, IngestItem, Store, StoreError, SweepEnd};
+use crate::store::{Health, IngestBatch, IngestItem, Store, StoreError, SweepEnd};
 use jiff::Timestamp;
 use portolan_common::ids::{Epoch, SatelliteId, ScanId};
 use portolan_common::observation::HostObservation;
@@ -17,6 +17,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::sync::CancellationToken;
 
 /// Records that one commit takes at most.
 const AT_ONCE: usize = 32;
@@ -60,14 +61,19 @@ impl Committer {
     ///
     /// # Errors
     /// When the store cannot be read, or is closing. A full disk or a failed engine only makes it wait.
-    pub(super) async fn run(self, mut records: mpsc::Receiver<Received>) -> Result<(), StoreError> {
-        let mut waiting = Vec::with_capacity(AT_ONCE);
+    pub(super) async fn run(
+        self,
+        mut records: mpsc::Receiver<Box<Received>>,
+        ended: CancellationToken,
+    ) -> Result<(), StoreError> {
+        let mut waiting = Vec::new();
         while records.recv_many(&mut waiting, AT_ONCE).await > 0 {
             let received_at = Timestamp::now();
             let mut items = Vec::with_capacity(waiting.len());
             let mut forwards = Vec::with_capacity(waiting.len());
             let mut rooms = Vec::with_capacity(waiting.len());
-            for Received { record, room } in waiting.drain(..) {
+            for received in std::mem::take(&mut waiting) {
+                let Received { record, room } = *received;
                 let sequence = record.sequence;
                 let (item, forward) = self.accept(record);
                 items.push(item);
@@ -78,7 +84,21 @@ impl Committer {
             let backlog = items.first().is_some_and(|item| item.sequence <= self.backlog_until);
             let skew_ms = self.skew_ms.load(Ordering::Relaxed);
             let batch = IngestBatch { satellite, tenant, epoch, received_at, skew_ms, backlog, items };
-            let outcome = self.store.ingest(batch).await?;
+            // On a full disk what is not yet in the store's hands goes with its session; it was not acked.
+            let mut health = self.store.watch_health();
+            tokio::select! {
+                _ = health.wait_for(|health| *health == Health::Good) => {}
+                () = ended.cancelled() => return Ok(()),
+            }
+            let outcome = self.store.ingest(batch).await.inspect_err(|error| {
+                if let StoreError::Record(error) = error {
+                    self.problems.set_damage(received_at, error.to_string());
+                }
+            })?;
+            if let Some(damage) = outcome.damaged {
+                tracing::error!(satellite = %self.name, damage, "a host's record was begun anew");
+                self.problems.set_damage(received_at, damage);
+            }
             drop(rooms);
             self.metrics.records.inc_by(outcome.counted.len() as u64);
             self.metrics.records_repeated.inc_by(forwards.len().saturating_sub(outcome.counted.len()) as u64);
@@ -90,16 +110,16 @@ impl Committer {
                     missing = outcome.missing,
                     "records never arrived, and the satellite does not account for them"
                 );
-                self.problems.note(Event::RecordsMissing, self.satellite, outcome.missing, received_at).await;
+                self.problems.note(Event::RecordsMissing, self.satellite, outcome.missing, received_at);
             }
             if outcome.dropped > 0 {
                 self.metrics.hosts_dropped.inc_by(outcome.dropped);
                 tracing::warn!(satellite = %self.name, dropped = outcome.dropped, "the satellite dropped observations");
-                self.problems
-                    .note(Event::ObservationsDropped, self.satellite, outcome.dropped, received_at)
-                    .await;
+                self.problems.note(Event::ObservationsDropped, self.satellite, outcome.dropped, received_at);
             }
-            for (_, forward) in forwards.into_iter().filter(|(n, _)| outcome.counted.contains(n)) {
+            // A sequence that stands twice in a batch counted once.
+            let mut counted: HashSet<u64> = outcome.counted.into_iter().collect();
+            for (_, forward) in forwards.into_iter().filter(|(sequence, _)| counted.remove(sequence)) {
                 match forward {
                     Forward::Hosts(scan, hosts) => {
                         self.metrics.hosts.inc_by(hosts.len() as u64);

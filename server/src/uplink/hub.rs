@@ -39,7 +39,7 @@ pub struct Live {
     pub clock_skew_ms: Option<i64>,
     /// It sends what it gathered while it was away.
     pub replaying: bool,
-    messages: mpsc::Sender<v1::uplink_down::Message>,
+    messages: mpsc::Sender<Box<v1::uplink_down::Message>>,
     ending: watch::Sender<Option<v1::goodbye::Reason>>,
 }
 
@@ -49,7 +49,7 @@ pub struct Joined {
     /// Its number.
     pub session: u64,
     /// What to send to the satellite.
-    pub messages: mpsc::Receiver<v1::uplink_down::Message>,
+    pub messages: mpsc::Receiver<Box<v1::uplink_down::Message>>,
     /// Set when it is to end. Apart from the messages, since a full queue must not keep a revocation out.
     pub ending: watch::Receiver<Option<v1::goodbye::Reason>>,
 }
@@ -181,7 +181,10 @@ impl Hub {
 
     /// Sends a message to a satellite; `false` when it is not connected or does not read.
     pub fn send(&self, satellite: SatelliteId, message: v1::uplink_down::Message) -> bool {
-        self.inner().live.get(&satellite).is_some_and(|live| live.messages.try_send(message).is_ok())
+        self.inner()
+            .live
+            .get(&satellite)
+            .is_some_and(|live| live.messages.try_send(Box::new(message)).is_ok())
     }
 
     /// Ends a satellite's live session; `false` when there is none.

@@ -23,12 +23,18 @@ use portolan_proto::v1::uplink_server::Uplink;
 use portolan_proto::v1::{UplinkDown, UplinkUp};
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::StreamExt as _;
+use tokio_stream::adapters::Map;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Messages to a satellite that may wait; a stream that lets more pile up is ended.
 const OUTBOUND: usize = 256;
+
+/// A message to a satellite. Boxed, as whatever waits in a session's queues: they hold room for 32 entries from the
+/// start, which for ten thousand satellites is most of the memory.
+type Outgoing = Box<Result<UplinkDown, Status>>;
 
 /// What every session shares.
 #[derive(Clone)]
@@ -61,7 +67,7 @@ pub struct UplinkService {
 
 #[tonic::async_trait]
 impl Uplink for UplinkService {
-    type ConnectStream = ReceiverStream<Result<UplinkDown, Status>>;
+    type ConnectStream = Map<ReceiverStream<Outgoing>, fn(Outgoing) -> Result<UplinkDown, Status>>;
 
     async fn connect(
         &self,
@@ -82,7 +88,9 @@ impl Uplink for UplinkService {
         let (down, outbound) = mpsc::channel(OUTBOUND);
         let name = record.name.clone();
         let session = session::Session::new(self.clone(), id, record, peer.address, not_after, down);
-        self.tasks.spawn(name, session.run(request.into_inner()));
-        Ok(Response::new(ReceiverStream::new(outbound)))
+        // Boxed, or every layer around it keeps room for a copy of it.
+        self.tasks.spawn(name, Box::pin(session.run(request.into_inner())));
+        let unboxed: fn(Outgoing) -> _ = |message| *message;
+        Ok(Response::new(ReceiverStream::new(outbound).map(unboxed)))
     }
 }

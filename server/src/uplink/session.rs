@@ -1,11 +1,11 @@
 //! One satellite's stream, from Hello to the end. Reading, committing ([`super::commit`]) and sending run side by side,
 //! so that a slow disk does not look like a dead satellite; a failure or panic here ends this session alone.
 
-use super::UplinkService;
 use super::commit::{Committer, Received};
 use super::hub::{Hub, Joined};
 use super::replay::{LIVE_CREDIT, REPLAY_CREDIT, TURN, WAITING_CREDIT, is_backlog, reconnect_spread_ms};
 use super::skew::Skew;
+use super::{Outgoing, UplinkService};
 use crate::problems::Event;
 use crate::scans::Scans;
 use crate::store::{Health, SatelliteRecord, StoreError};
@@ -18,14 +18,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 /// A satellite sends a heartbeat every few seconds; whoever is silent for this long is gone.
 const SILENCE: Duration = Duration::from_secs(16);
 /// Hello must come at once.
 const HELLO: Duration = Duration::from_secs(10);
-/// How long a commit under way may take after the stream broke.
-const LAST_COMMIT: Duration = Duration::from_secs(30);
+/// How long a satellite may take to read what it is greeted with.
+const GREETING: Duration = Duration::from_secs(10);
 /// Records read but not yet committed, …
 const RECORDS_WAITING: usize = 32;
 /// … and their bytes on the wire; the reader waits beyond.
@@ -39,7 +40,7 @@ pub(super) struct Session {
     record: SatelliteRecord,
     address: SocketAddr,
     not_after: Timestamp,
-    down: mpsc::Sender<Result<v1::UplinkDown, Status>>,
+    down: mpsc::Sender<Outgoing>,
 }
 
 /// Why a session ended.
@@ -81,7 +82,7 @@ impl Session {
         record: SatelliteRecord,
         address: SocketAddr,
         not_after: Timestamp,
-        down: mpsc::Sender<Result<v1::UplinkDown, Status>>,
+        down: mpsc::Sender<Outgoing>,
     ) -> Self {
         Self { service, id, record, address, not_after, down }
     }
@@ -90,12 +91,15 @@ impl Session {
         let hello = match tokio::time::timeout(HELLO, inbound.message()).await {
             Ok(Ok(Some(v1::UplinkUp { message: Some(Up::Hello(hello)) }))) => hello,
             _ => {
-                let _ = self.down.try_send(Err(Status::invalid_argument("the first message must be Hello")));
+                let _ = self
+                    .down
+                    .try_send(Box::new(Err(Status::invalid_argument("the first message must be Hello"))));
                 return;
             }
         };
         let Some(epoch) = Epoch::from_slice(&hello.epoch) else {
-            let _ = self.down.try_send(Err(Status::invalid_argument("the epoch must have 16 bytes")));
+            let _ =
+                self.down.try_send(Box::new(Err(Status::invalid_argument("the epoch must have 16 bytes"))));
             return;
         };
         let service = &self.service;
@@ -119,7 +123,7 @@ impl Session {
         } else {
             End::Goodbye(v1::goodbye::Reason::Revoked)
         };
-        self.farewell(presence, &end).await;
+        self.farewell(presence, &end);
     }
 
     /// Welcome, desired state, and the scans that both sides know of.
@@ -141,9 +145,14 @@ impl Session {
                 has = cursor.acked,
                 "this server went back: it acknowledged more than it has; the satellite sends the rest again"
             );
-            service.problems.note(Event::WentBack, self.id, lost, now).await;
+            service.problems.note(Event::WentBack, self.id, lost, now);
         }
-        let start = Start {
+        let ahead = cursor.acked.saturating_sub(hello.last_sequence);
+        // Before 0.2 a satellite did not say what it had given out.
+        if ahead > 0 && !hello.process.is_empty() {
+            service.problems.note(Event::SatelliteWentBack, self.id, ahead, now);
+        }
+        let mut start = Start {
             acked: cursor.acked,
             backlog_until: if is_backlog(hello.spool_depth.max(lost)) {
                 hello.last_sequence.max(cursor.acked.saturating_add(hello.spool_depth))
@@ -152,12 +161,14 @@ impl Session {
             },
             clock_at_ms: hello.clock_at_ms,
             received_at_ms: now.as_millisecond(),
+            said: 0,
         };
+        start.said = start.credit(&service.store.health());
         self.send(Down::Welcome(v1::Welcome {
             acked_sequence: cursor.acked,
             clock_at_ms: now.as_millisecond(),
             version: env!("CARGO_PKG_VERSION").into(),
-            credit: Some(start.credit(&service.store.health())),
+            credit: Some(start.said),
             reconnect_spread_ms: reconnect_spread_ms(service.hub.connected().0),
         }))?;
         if hello.assignment_revision != self.record.assignment_revision {
@@ -171,8 +182,9 @@ impl Session {
         }
         let running: Vec<ScanId> =
             hello.running_scans.iter().filter_map(|id| ScanId::from_slice(id)).collect();
+        // There may be more of them than fit into the queue.
         for message in self.service.scans.reconnected(self.id, process, &running) {
-            self.send(message)?;
+            self.send_patiently(message).await?;
         }
         Ok(start)
     }
@@ -203,7 +215,9 @@ impl Session {
             backlog_until: start.backlog_until,
             acks,
         };
-        let mut committing = tokio::spawn(committer.run(queue));
+        let ended = CancellationToken::new();
+        let _ended = ended.clone().drop_guard();
+        let mut committing = tokio::spawn(committer.run(queue, ended));
         let send = async {
             loop {
                 let message = tokio::select! {
@@ -211,7 +225,7 @@ impl Session {
                         progress.send_replace(sequence);
                         Down::Ack(v1::Ack { sequence })
                     }
-                    Some(message) = messages.recv() => message,
+                    Some(message) = messages.recv() => *message,
                     else => return End::Closed("the hub let go of it".into()),
                 };
                 if let Err(end) = self.send(message) {
@@ -227,15 +241,21 @@ impl Session {
         };
         let life = self.not_after.duration_since(Timestamp::now());
         let expiry = tokio::time::sleep(Duration::try_from(life).unwrap_or(Duration::ZERO));
-        let mut committed = None;
-        let end = tokio::select! {
+        tokio::select! {
             biased;
             end = told => end,
             () = self.service.shutdown.cancelled() => End::Goodbye(v1::goodbye::Reason::Shutdown),
             // The certificate that opened the stream has run out; a renewed one opens the next.
             () = expiry => End::Goodbye(v1::goodbye::Reason::Shutdown),
-            result = &mut committing => {
-                committed = Some(result);
+            committed = &mut committing => {
+                match committed {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => return self.store_failed(&error),
+                    Err(panic) => {
+                        let satellite = &self.record.name;
+                        tracing::error!(%satellite, error = %panic, "a commit stopped unexpectedly");
+                    }
+                }
                 End::Store
             }
             end = send => end,
@@ -243,25 +263,14 @@ impl Session {
             () = self.catch_up(session, start.backlog_until, progressed, &credit) => End::Store,
             // Owns the records' sender, so that its end lets the committer finish.
             end = self.read(inbound, session, records, &start, &skew_ms) => end,
-        };
-        if committed.is_none() {
-            committed = tokio::time::timeout(LAST_COMMIT, committing).await.ok();
         }
-        match committed {
-            Some(Ok(Ok(()))) => end,
-            Some(Ok(Err(error))) => self.store_failed(&error),
-            Some(Err(panic)) => {
-                tracing::error!(satellite = %self.record.name, error = %panic, "a commit stopped unexpectedly");
-                End::Store
-            }
-            None => End::Store,
-        }
+        // What was handed over to be committed is committed all the same: the task goes on without this session.
     }
 
     /// Tells the satellite how much it may send whenever that changes: nothing while the store takes nothing.
     async fn give_credit(&self, start: &Start, mut credit: watch::Receiver<u32>) -> End {
         let mut health = self.service.store.watch_health();
-        let mut given = start.credit(&self.service.store.health());
+        let mut given = start.said;
         loop {
             let is_good = *health.borrow_and_update() == Health::Good;
             let wanted = if is_good { *credit.borrow_and_update() } else { 0 };
@@ -323,7 +332,7 @@ impl Session {
         &self,
         inbound: &mut Streaming<v1::UplinkUp>,
         session: u64,
-        records: mpsc::Sender<Received>,
+        records: mpsc::Sender<Box<Received>>,
         start: &Start,
         skew_ms: &AtomicI64,
     ) -> End {
@@ -355,7 +364,8 @@ impl Session {
                     let Ok(own) = room.clone().acquire_many_owned(bytes).await else { return End::Store };
                     let shared = self.service.room.clone().acquire_many_owned(bytes).await;
                     let Ok(shared) = shared else { return End::Store };
-                    if records.send(Received { record, room: [own, shared] }).await.is_err() {
+                    let received = Box::new(Received { record, room: [own, shared] });
+                    if records.send(received).await.is_err() {
                         return End::Store;
                     }
                 }
@@ -396,13 +406,25 @@ impl Session {
     }
 
     fn send(&self, message: Down) -> Result<(), End> {
-        self.down.try_send(Ok(v1::UplinkDown { message: Some(message) })).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => End::Stalled,
-            mpsc::error::TrySendError::Closed(_) => End::Closed("the connection broke".into()),
+        self.down.try_send(Box::new(Ok(v1::UplinkDown { message: Some(message) }))).map_err(|error| {
+            match error {
+                mpsc::error::TrySendError::Full(_) => End::Stalled,
+                mpsc::error::TrySendError::Closed(_) => End::Closed("the connection broke".into()),
+            }
         })
     }
 
-    async fn farewell(self, presence: Presence, end: &End) {
+    /// The same for more than the queue holds.
+    async fn send_patiently(&self, message: Down) -> Result<(), End> {
+        let message = Box::new(Ok(v1::UplinkDown { message: Some(message) }));
+        match tokio::time::timeout(GREETING, self.down.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Closed("the connection broke".into())),
+            Err(_) => Err(End::Stalled),
+        }
+    }
+
+    fn farewell(self, presence: Presence, end: &End) {
         let live = self.service.hub.live(self.id).filter(|live| live.session == presence.session);
         let why = match end {
             End::Closed(why) => why.clone(),
@@ -416,7 +438,7 @@ impl Session {
         let last = match end {
             End::Goodbye(reason) => {
                 let goodbye = Down::Goodbye(v1::Goodbye { reason: (*reason).into() });
-                let _ = self.down.try_send(Ok(v1::UplinkDown { message: Some(goodbye) }));
+                let _ = self.down.try_send(Box::new(Ok(v1::UplinkDown { message: Some(goodbye) })));
                 match reason {
                     v1::goodbye::Reason::Revoked => {
                         Some(Status::permission_denied("this satellite was revoked"))
@@ -431,7 +453,7 @@ impl Session {
             End::Closed(_) | End::Silent => None,
         };
         if let Some(status) = last {
-            let _ = self.down.try_send(Err(status));
+            let _ = self.down.try_send(Box::new(Err(status)));
         }
         drop(presence);
         let Some(live) = live else { return };
@@ -452,6 +474,8 @@ struct Start {
     backlog_until: u64,
     clock_at_ms: i64,
     received_at_ms: i64,
+    /// The credit that Welcome said.
+    said: u32,
 }
 
 impl Start {

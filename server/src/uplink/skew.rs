@@ -11,6 +11,9 @@ const NOISE_MS: i64 = 1000;
 const EARLY: usize = 3;
 const EARLY_NOISE_MS: i64 = 60_000;
 
+/// A clock is never believed to be more wrong than this: ten years.
+pub(super) const MAX_SKEW_MS: i64 = 10 * 366 * 24 * 3600 * 1000;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Skew {
@@ -21,7 +24,7 @@ pub(super) struct Skew {
 impl Skew {
     /// Takes a message in; returns what is known then, milliseconds, 0 when it may be noise.
     pub(super) fn measure(&mut self, said_ms: i64, received_ms: i64) -> i64 {
-        let sample = said_ms.saturating_sub(received_ms);
+        let sample = said_ms.saturating_sub(received_ms).clamp(-MAX_SKEW_MS, MAX_SKEW_MS);
         // A clock that was set makes what was measured before it worthless. (Set back by less, it looks like a slow
         // message until the window has passed.)
         if self.samples.back().is_some_and(|last| last.abs_diff(sample) > 10 * NOISE_MS.unsigned_abs()) {
@@ -49,6 +52,14 @@ mod tests {
         assert_eq!(skew.measure(5_000_000, 1_000_900), 3_999_100);
         assert_eq!(skew.measure(5_001_000, 1_001_010), 3_999_990, "this one was faster");
         assert_eq!(skew.measure(5_002_000, 1_002_500), 3_999_990);
+    }
+
+    #[test]
+    fn no_clock_is_more_wrong_than_it_can_be() {
+        for said in [i64::MIN, i64::MIN / 2, i64::MAX] {
+            let skew = Skew::default().measure(said, 1_790_000_000_000);
+            assert_eq!(skew.abs(), MAX_SKEW_MS);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use portolan_proto::v1;
 use portolan_server::backup::{self, BackupError, Made};
 use portolan_server::config::Config;
-use portolan_server::data_dir::DataDir;
+use portolan_server::data_dir::{DataDir, Making};
 use portolan_server::registry::Registry;
 use portolan_server::run::run;
 use portolan_server::store::{Store, check};
@@ -32,9 +32,11 @@ async fn make(data: &DataDir, file: &Path, force: bool) -> Result<Made, BackupEr
 
 async fn restore(data: &DataDir, file: &Path, store_only: bool) -> Result<backup::Restored, BackupError> {
     let (data, file) = (data.clone(), file.to_owned());
-    tokio::task::spawn_blocking(move || backup::restore(&file, &data, store_only, Timestamp::now()))
-        .await
-        .unwrap()
+    tokio::task::spawn_blocking(move || {
+        backup::restore(&file, &data, store_only, Timestamp::now(), &CancellationToken::new())
+    })
+    .await
+    .unwrap()
 }
 
 /// All that a directory holds, by the path below it, with modes.
@@ -85,7 +87,8 @@ async fn a_server_moves_to_another_directory_with_everything_that_it_is() {
     assert!(make(&data, &nowhere, false).await.unwrap_err().to_string().contains("no/such/directory"));
     // The satellite noticed nothing.
     uplink.is_served(3).await;
-    let locked = doctor::run(&data, false, Timestamp::now()).unwrap_err().to_string();
+    let locked =
+        doctor::run(&data, false, Timestamp::now(), &CancellationToken::new()).unwrap_err().to_string();
     assert!(locked.contains("stop it first"), "{locked}");
 
     // What comes after the backup.
@@ -103,7 +106,7 @@ async fn a_server_moves_to_another_directory_with_everything_that_it_is() {
     for (name, mode, _) in tree(moved.path()) {
         assert!(mode == 0o600 || name.starts_with("store/"), "{name} has mode {mode:o}");
     }
-    let report = doctor::run(&moved, false, Timestamp::now()).unwrap();
+    let report = doctor::run(&moved, false, Timestamp::now(), &CancellationToken::new()).unwrap();
     assert!(report.well, "{report:#?}");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let shutdown = CancellationToken::new();
@@ -164,9 +167,9 @@ async fn a_backup_that_does_not_come_to_its_end_leaves_no_file() {
     let whole = dir.path().join("whole");
     make(&data, &whole, false).await.unwrap();
     let whole = fs::read(whole).unwrap();
-    let before = tree(dir.path());
     // As a server does, without being one.
     let _lock = data.lock().unwrap();
+    let before = tree(dir.path());
     let listener = UnixListener::bind(data.control_socket()).unwrap();
     for cut in [None, Some(0), Some(whole.len() / 2), Some(whole.len() - 1)] {
         let stop = CancellationToken::new();
@@ -241,7 +244,11 @@ async fn a_backup_that_is_cut_or_flipped_touches_nothing() {
     // One that died half-way can be begun again; another's directory is left alone.
     fs::create_dir_all(target.store()).unwrap();
     fs::write(target.store().join("db"), "half").unwrap();
+    let unmarked = restore(&target, &file, false).await.unwrap_err().to_string();
+    assert!(unmarked.contains("the rest of a server is here"), "{unmarked}");
+    fs::write(target.marker(Making::Restore), "half").unwrap();
     restore(&target, &file, false).await.unwrap();
+    assert!(!target.marker(Making::Restore).exists());
     let other = DataDir::new(&dir.path().join("other"));
     fs::create_dir(other.path()).unwrap();
     fs::write(other.path().join("thesis.tex"), "").unwrap();
@@ -261,10 +268,12 @@ async fn doctor_says_what_is_wrong_changes_nothing_and_repairs_when_asked() {
     .unwrap();
     let examine = async |repair: bool| {
         let data = data.clone();
-        tokio::task::spawn_blocking(move || doctor::run(&data, repair, Timestamp::now()))
-            .await
-            .unwrap()
-            .unwrap()
+        tokio::task::spawn_blocking(move || {
+            doctor::run(&data, repair, Timestamp::now(), &CancellationToken::new())
+        })
+        .await
+        .unwrap()
+        .unwrap()
     };
     // The lock is the only thing that it touches.
     let report = examine(false).await;

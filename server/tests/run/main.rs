@@ -4,5 +4,6 @@
 mod backup;
 mod deployment;
 mod end;
+mod mishaps;
 mod panics;
 mod tap;

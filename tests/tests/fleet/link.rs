@@ -77,7 +77,9 @@ pub(super) async fn open(
         let first = down.message().await?.ok_or_else(|| Status::unknown("it closed the stream"))?;
         Ok::<_, Status>((down, first))
     });
-    let (down, first) =
-        greeted.await.map_err(|late| failed("Welcome", &late))?.map_err(|status| failed("Welcome", &status))?;
+    let (down, first) = greeted
+        .await
+        .map_err(|late| failed("Welcome", &late))?
+        .map_err(|status| failed("Welcome", &status))?;
     Ok(Link { down, first, _driver: driver })
 }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use portolan_tests::chance::Chance;
 use portolan_tests::client::{Pattern, now_ms};
 use portolan_tests::deployment::{Deployment, PORT};
+use portolan_tests::wait::wait_until;
 use rustls::pki_types::ServerName;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -85,17 +86,21 @@ impl Fleet {
         Self { runtime: None, shared: Arc::new(Shared { satellites, server, name, cut, news, latencies }) }
     }
 
-    /// Lets all connect at once, as after a start that nobody told them to spread.
+    /// Lets all connect, each at a random time within `spread`.
     #[track_caller]
-    pub fn start(&mut self, deployment: &Deployment, chance: &Chance) {
+    pub fn start(&mut self, deployment: &Deployment, chance: &Chance, spread: Duration) {
         // Threads stay in the network of the one that made them.
         let runtime = deployment.server_host().inside(|| {
             Builder::new_multi_thread().worker_threads(2).thread_name("fleet").enable_all().build()
         });
         let runtime = runtime.expect("threads");
         for number in 0..self.len() {
-            let chance = chance.branch(&number.to_string());
-            runtime.spawn(satellite::live(self.shared.clone(), number, chance));
+            let mut chance = chance.branch(&number.to_string());
+            let shared = self.shared.clone();
+            runtime.spawn(async move {
+                tokio::time::sleep(chance.up_to(spread)).await;
+                satellite::live(shared, number, chance).await;
+            });
         }
         self.runtime = Some(runtime);
     }
@@ -167,9 +172,18 @@ impl Fleet {
         self.shared.satellites.iter().map(Light::acked).sum()
     }
 
-    /// Whether everybody is connected and everything that there is is acked.
-    pub fn is_settled(&self) -> bool {
-        self.shared.satellites.iter().all(Light::is_settled)
+    /// Nobody sees anything new any more; waits until everybody is connected and all that there is is acked.
+    #[track_caller]
+    pub fn settle(&self, limit: Duration) {
+        self.set_news(None);
+        // Whoever saw something at this very moment has told it by the second look.
+        let mut before = None;
+        wait_until("everything to be acked", limit, || {
+            std::thread::sleep(LOOK * 10);
+            let settled = self.shared.satellites.iter().all(Light::is_settled);
+            let now = settled.then(|| self.acked());
+            std::mem::replace(&mut before, now) == now && settled
+        });
     }
 
     /// Fails when the server ever said what cannot be true.

@@ -35,7 +35,8 @@ pub(super) fn enrol(data_dir: &Path, count: u16) -> Vec<Arc<ClientConfig>> {
     let numbers: Vec<u16> = (1..=count).collect();
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let issued: Vec<(SatelliteRecord, Arc<ClientConfig>)> = std::thread::scope(|scope| {
-        let of_share = |share: &[u16]| -> Vec<_> { share.iter().map(|number| issue(&authority, *number)).collect() };
+        let of_share =
+            |share: &[u16]| -> Vec<_> { share.iter().map(|number| issue(&authority, *number)).collect() };
         let shares = numbers.chunks(numbers.len().div_ceil(cores).max(1));
         let threads: Vec<_> = shares.map(|share| scope.spawn(move || of_share(share))).collect();
         threads.into_iter().flat_map(|thread| thread.join().expect("certificates")).collect()

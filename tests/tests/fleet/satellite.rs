@@ -100,7 +100,8 @@ impl Light {
     #[track_caller]
     pub(super) fn counted_in_life(&self) -> u64 {
         let state = self.lock();
-        let before = state.ledger.greeted_with().unwrap_or_else(|| panic!("{} has not connected", self.name()));
+        let before =
+            state.ledger.greeted_with().unwrap_or_else(|| panic!("{} has not connected", self.name()));
         state.ledger.acked() - before
     }
 
@@ -114,7 +115,8 @@ impl Light {
             .iter()
             .map(|json| {
                 assert_eq!(json["satellite"], self.name(), "{json}");
-                let at = json["at"].as_str().and_then(|at| at.parse::<jiff::Timestamp>().ok()).expect("a time");
+                let at =
+                    json["at"].as_str().and_then(|at| at.parse::<jiff::Timestamp>().ok()).expect("a time");
                 let port = json["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
                 Change { at_ms: at.as_millisecond(), port, opened: json["to"] == "open" }
             })
@@ -279,7 +281,8 @@ async fn connection(
     // The channel is new and has room.
     let _ = up.try_send(message(Up::Hello(satellite.hello())));
     let mut link =
-        link::open(satellite.source, shared.server, shared.name.clone(), satellite.tls.clone(), outbound).await?;
+        link::open(satellite.source, shared.server, shared.name.clone(), satellite.tls.clone(), outbound)
+            .await?;
     let Some(Down::Welcome(welcome)) = &link.first.message else {
         return Err(format!("no Welcome but {:?}", link.first));
     };

@@ -40,6 +40,35 @@ fn every_kind_of_gap_is_warned_of() {
 }
 
 #[test]
+fn who_began_did_not_finish_and_who_did_not_took_no_part() {
+    let lost = |satellite: &str| {
+        let error = "it restarted during the scan".into();
+        event(Event::End(v1::SatelliteEnd { satellite: satellite.into(), error, ..Default::default() }))
+    };
+    let progress = |probes_sent| {
+        event(Event::Progress(v1::SatelliteProgress {
+            satellite: "a".into(),
+            hosts_total: 256,
+            probes_sent,
+            ..Default::default()
+        }))
+    };
+    let of = |events: Vec<v1::ScanEvent>| {
+        let events = std::iter::once(started(&[("a", "x")])).chain(events).collect();
+        warnings(&result("22", &["a"], events)).remove(0)
+    };
+    assert_eq!(of(vec![lost("a"), finished()]), "a took no part: it restarted during the scan");
+    assert_eq!(
+        of(vec![progress(0), lost("a"), finished()]),
+        "a did not finish: it restarted during the scan"
+    );
+    assert_eq!(of(vec![progress(9)]), "a did not finish: the scan broke off before it was done");
+    assert_eq!(of(vec![]), "a did not finish: the scan broke off before it was done");
+    let scan = result("22", &["a"], vec![started(&[("a", "x")]), progress(9), lost("a"), finished()]);
+    assert_eq!((scan.satellites[0].hosts_total, scan.satellites[0].probes_sent), (256, 9));
+}
+
+#[test]
 fn warnings_are_few_even_when_there_are_many() {
     let texts: Vec<_> = (0..100).map(|n| n.to_string()).collect();
     let few = limited(texts.into_iter(), 5, "a refused");

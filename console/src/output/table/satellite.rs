@@ -4,7 +4,7 @@ use crate::document::satellite::{GapDocument, JoinDocument, SatelliteDocument};
 use crate::output::View;
 use crate::output::columns::{Cell, Columns};
 use crate::output::paint::styles;
-use crate::output::text::{bytes, count, grouped, printable};
+use crate::output::text::{bytes, count, grouped, length, printable};
 use crate::output::time;
 use anstyle::Style;
 use jiff::Timestamp;
@@ -40,8 +40,8 @@ pub fn list(satellites: &[SatelliteDocument<'_>], view: &View) -> String {
             certificate(satellite.certificate_expires_at.filter(|_| !revoked), view),
             match (satellite.spool_error, satellite.spool_depth) {
                 (Some(_), _) => Cell::new("stands still", styles::BAD),
-                (None, 0) => Cell::plain(""),
-                (None, n) => Cell::plain(grouped(n)),
+                (None, None | Some(0)) => Cell::plain(""),
+                (None, Some(n)) => Cell::plain(grouped(n)),
             },
         ]);
     }
@@ -105,6 +105,9 @@ pub fn show(satellite: &SatelliteDocument<'_>, view: &View) -> String {
     ];
     let facts = facts.into_iter().filter(|(_, value)| !value.is_empty());
     let mut page: String = facts.map(|(name, value)| format!("{name:<13} {value}\n")).collect();
+    if satellite.gaps.as_ref().is_some_and(|gaps| !gaps.is_empty()) {
+        page.push_str("\nGaps\n");
+    }
     for gap in satellite.gaps.iter().flatten() {
         page.push_str(&format!("  {}\n", gap_line(gap, view)));
     }
@@ -121,18 +124,21 @@ fn clock(skew_ms: Option<i64>) -> String {
         Some(0) => "as the server's".to_owned(),
         Some(ms) => {
             let way = if ms > 0 { "ahead of" } else { "behind" };
-            format!(
-                "{:.1} s {way} the server's; its times are shown corrected",
-                ms.unsigned_abs() as f64 / 1e3
-            )
+            let length = match ms.unsigned_abs() {
+                short @ 0..60_000 => format!("{:.1} s", short as f64 / 1e3),
+                long => length(long / 1000),
+            };
+            format!("{length} {way} the server's; its times are shown corrected")
         }
     }
 }
 
+/// Empty while it is not connected.
 fn spool(satellite: &SatelliteDocument<'_>, view: &View) -> String {
-    let mut text = format!("{} waiting", count(satellite.spool_depth, "record"));
-    if satellite.spool_bytes > 0 {
-        text.push_str(&format!(", {} on disk", bytes(satellite.spool_bytes)));
+    let Some(depth) = satellite.spool_depth else { return String::new() };
+    let mut text = format!("{} waiting", count(depth, "record"));
+    if let Some(on_disk) = satellite.spool_bytes {
+        text.push_str(&format!(", {} on disk", bytes(on_disk)));
     }
     if satellite.replaying {
         text.push_str(", catching up");
@@ -166,11 +172,11 @@ fn gap_line(gap: &GapDocument, view: &View) -> String {
         other => other,
     };
     let hosts = match (gap.hosts, gap.confirmations) {
-        (0, _) => String::new(),
-        (hosts, same) if hosts == same => {
+        (None, _) => String::new(),
+        (Some(hosts), same) if hosts == same => {
             format!(", {}, no change among them", count(hosts, "host observation"))
         }
-        (hosts, same) => {
+        (Some(hosts), same) => {
             format!(", {} ({} of them changed nothing)", count(hosts, "host observation"), grouped(same))
         }
     };
@@ -253,7 +259,14 @@ new       office   pending                            never
         assert!(text.contains("Last seen     2026-05-01 11:57:00 (3m ago)\n"), "{text}");
         assert!(text.contains("Certificate   until 2026-05-30 12:00:00 (in 29d)\n"), "{text}");
         assert!(text.contains("Capabilities  connect, ipv6\n"), "{text}");
-        assert!(!text.contains("Clock") && !text.contains("Lost"), "{text}");
+        assert!(!text.contains("Clock") && !text.contains("Lost") && !text.contains("Gaps"), "{text}");
+    }
+
+    #[test]
+    fn nothing_is_said_of_the_spool_of_one_that_is_not_connected() {
+        let wire = v1::Satellite { status: Status::Offline.into(), ..office() };
+        let text = show(&SatelliteDocument::from(&wire), &View::fixed());
+        assert!(!text.contains("Spool"), "{text}");
     }
 
     #[test]
@@ -279,10 +292,10 @@ new       office   pending                            never
         };
         let text = show(&SatelliteDocument::from(&wire), &View::fixed());
         for line in [
-            "Clock         90.5 s behind the server's; its times are shown corrected\n",
+            "Clock         1 min 30 s behind the server's; its times are shown corrected\n",
             "Spool         12 records waiting, 1.0 MiB on disk, catching up; takes nothing: no space left on device\n",
             "Lost          1 record that it does not account for, at least 400 host observations that it dropped\n",
-            "sequences 7-90, 400 host observations, no change among them: the spool was full\n",
+            "\nGaps\n  2026-05-01 12:00:00 (now)  sequences 7-90, 400 host observations, no change among them: the spool was full\n",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -5,7 +5,7 @@ mod host;
 
 use crate::output::View;
 use crate::output::paint::styles;
-use crate::output::text::{count, printable, seconds};
+use crate::output::text::{count, grouped, printable, seconds};
 use crate::scan_result::{ScanResult, SeenHost};
 use portolan_common::observation::{HostObservation, PortState};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +34,11 @@ pub fn render(scan: &ScanResult, all: bool, view: &View) -> String {
         page.push('\n');
     }
     if groups.is_empty() {
-        page.push_str("Nothing was scanned.\n");
+        page.push_str(if scan.is_any_cut_off() {
+            "No host was finished.\n"
+        } else {
+            "Nothing was scanned.\n"
+        });
     } else if down == groups.len() {
         page.push_str(&format!("No host answered: {} down.\n", count(down as u64, "host")));
     } else if down > 0 {
@@ -68,14 +72,22 @@ fn summary(scan: &ScanResult, view: &View) -> String {
     } else {
         String::new()
     };
-    let line = format!(
-        "{} of {} up, {}; {} in {took} s{}",
-        up,
-        count(asked.max(addresses as u64), "host"),
-        if open.is_empty() { "no open ports".to_owned() } else { count(open.len() as u64, "open port") },
-        count(probes, "probe"),
-        methods(scan)
-    );
+    let unfinished = (addresses == 0 && scan.is_any_cut_off()).then(|| {
+        let of = if asked > 0 { format!(" of {}", grouped(asked)) } else { String::new() };
+        let hosts = if asked == 1 { "host" } else { "hosts" };
+        let sent = if probes > 0 { format!("; {}", count(probes, "probe")) } else { String::new() };
+        format!("0{of} {hosts} finished{sent} in {took} s{}", methods(scan))
+    });
+    let line = unfinished.unwrap_or_else(|| {
+        format!(
+            "{} of {} up, {}; {} in {took} s{}",
+            up,
+            count(asked.max(addresses as u64), "host"),
+            if open.is_empty() { "no open ports".to_owned() } else { count(open.len() as u64, "open port") },
+            count(probes, "probe"),
+            methods(scan)
+        )
+    });
     format!("{lead}{}\n", view.paint.apply(styles::TITLE, &line))
 }
 

@@ -36,9 +36,14 @@ impl Builder {
         Ok(())
     }
 
-    /// Lays a dump over what is there; files in it are left out. Returns the dump's sums.
-    pub(in crate::store) fn put_dump(&mut self, path: &Path) -> Result<Sums, DumpError> {
+    /// Lays a dump over what is there; files in it are left out. Returns the dump's sums. `stop` is asked now and then.
+    pub(in crate::store) fn put_dump(
+        &mut self,
+        path: &Path,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Sums, DumpError> {
         read(path, |part| match part {
+            _ if stop() => Err(StoreError::Closed),
             Part::File { .. } => Ok(()),
             Part::Changes(tree, changes) => self.put(&tree, &changes),
             Part::Drop(tree) => self.trees.drop_log(&tree),

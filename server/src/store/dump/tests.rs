@@ -28,7 +28,7 @@ fn restore(dir: &Path, dump: &[u8]) -> Result<(Store, Sums), DumpError> {
     let path = dir.join("restored/store");
     let _ = fs::remove_dir_all(dir.join("restored"));
     let mut builder = Builder::start(&path)?;
-    let sums = builder.put_dump(&file)?;
+    let sums = builder.put_dump(&file, &|| false)?;
     builder.finish(sums.commit, Some(&sums))?;
     Ok((Store::open(&path, 0)?, sums))
 }

@@ -83,7 +83,7 @@ impl Fixture {
         let (store, work) = (self.dir.path().join("store"), self.dir.path().join("work"));
         fs::create_dir(&work).unwrap();
         let exports: Vec<_> = exports.iter().map(|name| self.dir.path().join(name)).collect();
-        let damage = Damage { store: &store, exports: &exports, deployment, work: &work };
+        let damage = Damage { store: &store, exports: &exports, deployment, work: &work, stop: &|| false };
         Store::repair(&damage, Timestamp::now()).unwrap()
     }
 

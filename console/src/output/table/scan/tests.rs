@@ -113,6 +113,26 @@ fn an_empty_result_is_said_in_words() {
 }
 
 #[test]
+fn probes_that_finished_no_host_are_not_nothing() {
+    let cut = |hosts_total, probes_sent| {
+        let progress =
+            v1::SatelliteProgress { satellite: "a".into(), hosts_total, probes_sent, ..Default::default() };
+        let lost =
+            v1::SatelliteEnd { satellite: "a".into(), error: "it restarted".into(), ..Default::default() };
+        let events = vec![
+            started(&[("a", "x")]),
+            event(Event::Progress(progress)),
+            event(Event::End(lost)),
+            finished(),
+        ];
+        page(&result("22", &["a"], events), false)
+    };
+    assert_eq!(cut(256, 1_234), "No host was finished.\n0 of 256 hosts finished; 1,234 probes in 12.3 s\n");
+    assert_eq!(cut(1, 1), "No host was finished.\n0 of 1 host finished; 1 probe in 12.3 s\n");
+    assert_eq!(cut(0, 0), "No host was finished.\n0 hosts finished in 12.3 s\n");
+}
+
+#[test]
 fn an_interrupted_scan_is_marked() {
     let mut scan = one_vantage();
     scan.finish(true, scan.finished_at);
