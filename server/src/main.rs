@@ -6,10 +6,6 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
-/// Ten thousand connections come and go; glibc's allocator keeps half as much again of what they gave back.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // sled writes what it finds in a damaged file, bytes and all; what it means is said by the store.

@@ -17,7 +17,7 @@ use portolan_proto::v1::{
 use portolan_tests::client::{Client, Uplink, hello, host, observations, run};
 use portolan_tests::deployment::{Deployment, tls_connection};
 use portolan_tests::lab::{Host, Program, run_ok};
-use portolan_tests::wait::{SOON, wait_for, wait_until};
+use portolan_tests::wait::{SOON, wait_until};
 use portolan_tests::{in_lab, need};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};

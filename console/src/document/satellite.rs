@@ -19,8 +19,8 @@ pub struct SatelliteDocument<'a> {
     pub last_seen: Option<Timestamp>,
     pub certificate_expires_at: Option<Timestamp>,
     pub assignment_revision: u64,
-    /// Null while it is not connected.
-    pub spool_depth: Option<u64>,
+    /// 0 while it is not connected; what follows is null then.
+    pub spool_depth: u64,
     pub capabilities: &'a [String],
     pub tenant: &'a str,
     /// UUID in text.
@@ -99,7 +99,7 @@ impl<'a> From<&'a v1::Satellite> for SatelliteDocument<'a> {
             last_seen: time::from_wire(satellite.last_seen_at_ms),
             certificate_expires_at: time::from_wire(satellite.certificate_expires_at_ms),
             assignment_revision: satellite.assignment_revision,
-            spool_depth: is_online.then_some(satellite.spool_depth),
+            spool_depth: satellite.spool_depth,
             capabilities: &satellite.capabilities,
             tenant: &satellite.tenant,
             id: &satellite.id,
@@ -171,7 +171,7 @@ impl Row for SatelliteDocument<'_> {
             time(self.last_seen),
             time(self.certificate_expires_at),
             self.assignment_revision.to_string(),
-            self.spool_depth.map(|n| n.to_string()).unwrap_or_default(),
+            self.spool_depth.to_string(),
             self.capabilities.join(" "),
             self.tenant.to_owned(),
             self.id.to_owned(),
@@ -204,7 +204,7 @@ mod tests {
             serde_json::to_value(SatelliteDocument::from(&pending)).unwrap(),
             json!({
                 "name": "office-1", "segment": "office", "status": "pending", "version": null, "address": null,
-                "last_seen": null, "certificate_expires_at": null, "assignment_revision": 0, "spool_depth": null,
+                "last_seen": null, "certificate_expires_at": null, "assignment_revision": 0, "spool_depth": 0,
                 "capabilities": [], "tenant": "default", "id": "01890a5d-ac96-774b-bcce-b302099a8057",
                 "clock_skew_ms": null, "spool_bytes": null, "spool_error": null, "replaying": false,
                 "records_missing": null, "hosts_dropped": null, "gaps": null,
@@ -212,7 +212,7 @@ mod tests {
         );
         let online = v1::Satellite { status: Status::Online.into(), ..pending.clone() };
         let known = SatelliteDocument::from(&online);
-        assert_eq!((known.spool_depth, known.spool_bytes), (Some(0), None), "a spool's file is never empty");
+        assert_eq!((known.spool_depth, known.spool_bytes), (0, None), "a spool's file is never empty");
         assert_eq!(GapDocument::from(&v1::Gap::default()).hosts, None);
         assert_eq!(SatelliteDocument::from(&pending).cells().len(), SatelliteDocument::HEADER.len());
     }

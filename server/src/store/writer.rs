@@ -295,7 +295,8 @@ impl Thread {
         let free = self.space.free();
         let was_full = matches!(*self.shared.health.borrow(), Health::Full { .. });
         // A little more than the watermark to go on again, so that it does not change its mind with every file.
-        let needed = self.space.watermark.saturating_add(if was_full { self.space.watermark / 16 } else { 0 });
+        let needed =
+            self.space.watermark.saturating_add(if was_full { self.space.watermark / 16 } else { 0 });
         let enough = free >= needed;
         if enough {
             if was_full {
@@ -339,7 +340,8 @@ impl Thread {
         loop {
             let (writes, planned) = self.plan(&mut group);
             let is_urgent = group.iter().any(|waiting| waiting.class == Class::Urgent);
-            if is_urgent && !writes.is_empty() && !self.space.has_room_to_open() && self.space.drop_ballast() {
+            if is_urgent && !writes.is_empty() && !self.space.has_room_to_open() && self.space.drop_ballast()
+            {
                 tracing::warn!("the disk is full: the ballast file was given up for what an operator does");
             }
             match self.write(&writes) {

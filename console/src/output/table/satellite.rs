@@ -40,8 +40,8 @@ pub fn list(satellites: &[SatelliteDocument<'_>], view: &View) -> String {
             certificate(satellite.certificate_expires_at.filter(|_| !revoked), view),
             match (satellite.spool_error, satellite.spool_depth) {
                 (Some(_), _) => Cell::new("stands still", styles::BAD),
-                (None, None | Some(0)) => Cell::plain(""),
-                (None, Some(n)) => Cell::plain(grouped(n)),
+                (None, 0) => Cell::plain(""),
+                (None, n) => Cell::plain(grouped(n)),
             },
         ]);
     }
@@ -135,8 +135,10 @@ fn clock(skew_ms: Option<i64>) -> String {
 
 /// Empty while it is not connected.
 fn spool(satellite: &SatelliteDocument<'_>, view: &View) -> String {
-    let Some(depth) = satellite.spool_depth else { return String::new() };
-    let mut text = format!("{} waiting", count(depth, "record"));
+    if satellite.status != "online" {
+        return String::new();
+    }
+    let mut text = format!("{} waiting", count(satellite.spool_depth, "record"));
     if let Some(on_disk) = satellite.spool_bytes {
         text.push_str(&format!(", {} on disk", bytes(on_disk)));
     }
