@@ -184,6 +184,81 @@ async fn what_never_arrived_is_told_apart_from_what_was_dropped() {
     assert_eq!(f.store.gaps(SATELLITE, 1).unwrap().len(), 1);
 }
 
+/// What a satellite claims of records that never came is believed only as far as it can be true.
+#[tokio::test]
+async fn claims_from_the_wire_are_bounded() {
+    let f = Fixture::new();
+    let silent = IngestItem { first: 1, ..item(10, vec![]) };
+    let outcome = f.ingest(vec![silent]).await;
+    assert_eq!((outcome.acked, outcome.missing, outcome.dropped), (10, 9, 0), "nobody said where they went");
+    let most =
+        v1::Dropped { hosts: u64::MAX, records: u64::MAX, confirmations: u64::MAX, ..v1::Dropped::default() };
+    let greedy = |first, sequence| IngestItem { first, dropped: Some(most), ..item(sequence, vec![]) };
+    let outcome = f.ingest(vec![greedy(11, 12), greedy(13, u64::MAX)]).await;
+    assert_eq!((outcome.acked, outcome.missing), (u64::MAX, 0));
+    let next = Epoch(Uuid::from_u128(3));
+    let again =
+        f.store.ingest(IngestBatch { epoch: next, ..batch(vec![greedy(1, u64::MAX)]) }).await.unwrap();
+    assert_eq!(again.acked, u64::MAX);
+    assert_eq!(f.store.losses(SATELLITE).unwrap().dropped, u64::MAX);
+}
+
+/// A clock that is as wrong as can be said spoils no answer.
+#[tokio::test]
+async fn no_clock_makes_anything_unreadable() {
+    let f = Fixture::new();
+    for (sequence, skew_ms) in [(1, i64::MIN), (3, i64::MAX), (5, i64::MIN / 2), (7, 1)] {
+        let state = if sequence % 4 == 1 { PortState::Open } else { PortState::Closed };
+        let mut seen = host(1, vec![run(state, PortSet::single(22))]);
+        seen.observed_at = if sequence == 7 { Timestamp::MIN } else { seen.observed_at };
+        let items = vec![item(sequence, vec![seen]), sweep_end(sequence + 1, 2, "22")];
+        f.store.ingest(IngestBatch { skew_ms, ..batch(items) }).await.unwrap();
+    }
+    // The third was seen before anything that is asked for, it says.
+    assert_eq!(f.history(None).len(), 2);
+    let rows = f.inventory(true, None);
+    let shown = [rows[0].since, rows[0].last_seen].map(|at| Timestamp::from_millisecond(at.as_millisecond()));
+    assert!(shown.iter().all(Result::is_ok), "{rows:?}");
+    assert!(f.store.first_seen("default", address()).is_ok());
+}
+
+/// A hundred thousand port lists in one end of a scan: the writer must not parse them all.
+#[tokio::test]
+async fn what_a_sweep_claims_to_have_covered_is_bounded_before_it_is_read() {
+    let f = Fixture::new();
+    let coverage = v1::Coverage { addresses: vec!["10.0.0.1".into()], ports: "1-1000".into() };
+    let end = v1::ScanEnd { coverage: vec![coverage; 75_000], ..v1::ScanEnd::default() };
+    let end = Some(SweepEnd { scan: ScanId(Uuid::nil()), end });
+    f.ingest(vec![IngestItem { end, ..item(1, Vec::new()) }]).await;
+    let log = f.store.trees().unwrap().tree(&keys::log_tree(at(1000))).unwrap();
+    assert_eq!(log.scan_prefix([keys::SWEEP]).count(), 64);
+}
+
+/// One record that rotted costs what it held, not everything that its satellite sends from then on.
+#[tokio::test]
+async fn a_host_that_cannot_be_read_is_begun_anew_and_said() {
+    let f = Fixture::new();
+    let seen = |second, state| vec![host(second, vec![run(state, PortSet::single(22))])];
+    f.ingest(vec![item(1, seen(1, PortState::Open))]).await;
+    let (key, value) = f
+        .state()
+        .scan_prefix(keys::host("default", address(), SATELLITE, Protocol::Tcp))
+        .next()
+        .unwrap()
+        .unwrap();
+    let mut rotten = value.to_vec();
+    rotten[7] ^= 1;
+    f.state().insert(&key, rotten).unwrap();
+    let outcome = f.ingest(vec![item(2, seen(2, PortState::Closed))]).await;
+    assert!(outcome.damaged.is_some_and(|damage| damage.contains("10.0.0.1")));
+    assert_eq!(f.inventory(true, None)[0].state, PortState::Closed);
+    let Fixture { dir, store } = f;
+    store.close();
+    drop(store);
+    let error = Store::open(&dir.path().join("store"), 0).err().expect("the sums still know").to_string();
+    assert!(error.contains("doctor"), "{error}");
+}
+
 /// A spool that was made anew counts from 1 again; what was lost before stays known.
 #[tokio::test]
 async fn a_new_epoch_comes_after_the_old_one() {
