@@ -375,3 +375,34 @@ fn more_hosts_than_a_record_may_hold_are_not_taken() {
         wait_until("the satellite to stay", SOON, || deployment.status_of("office-1") == "online");
     });
 }
+
+/// After a long time on its own a satellite names every scan that its spool holds.
+#[test]
+fn a_satellite_that_names_two_thousand_scans_is_heard_all_the_same() {
+    in_lab!(|lab| {
+        let (deployment, satellite) = stage(lab);
+        let client = Client::satellite(&satellite, &deployment);
+        let mut stream = client.uplink().unwrap();
+        let running_scans = (0..2048u128).map(|n| n.to_be_bytes().to_vec()).collect();
+        stream.greet(v1::Hello { running_scans, ..hello(1) });
+        stream.deliver(observations(1, &[], &[seen(1, PortState::Open)]));
+        assert_eq!(state_of(&deployment, 1).as_deref(), Some("open"));
+    });
+}
+
+/// A clock that says what no clock can shows nobody else's ports wrong, nor its own as unreadable.
+#[test]
+fn an_impossible_clock_spoils_no_answer() {
+    in_lab!(|lab| {
+        let (deployment, satellite) = stage(lab);
+        let client = Client::satellite(&satellite, &deployment);
+        let mut stream = client.uplink().unwrap();
+        stream.greet(v1::Hello { clock_at_ms: i64::MIN / 2, ..hello(1) });
+        for (sequence, state) in [(1, PortState::Open), (2, PortState::Closed)] {
+            stream.deliver(observations(sequence, &[], &[seen(1, state)]));
+        }
+        stream.deliver(end(3, &[1; 16]));
+        assert_eq!(state_of(&deployment, 1).as_deref(), Some("closed"));
+        assert_eq!(deployment.history("10.98.0.1:80").len(), 1);
+    });
+}
