@@ -87,6 +87,8 @@ impl Committer {
             // On a full disk what is not yet in the store's hands goes with its session; it was not acked.
             let mut health = self.store.watch_health();
             tokio::select! {
+                // What can be committed is, although the stream is gone.
+                biased;
                 _ = health.wait_for(|health| *health == Health::Good) => {}
                 () = ended.cancelled() => return Ok(()),
             }
