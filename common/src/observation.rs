@@ -95,8 +95,38 @@ words!(
         TimeExceeded = "time-exceeded",
         /// A UDP payload was answered.
         UdpResponse = "udp-response",
+        /// Silence over UDP of a host that limits how often it sends ICMP errors: nmap has no word for it.
+        IcmpRateLimited = "icmp-rate-limited",
     }
 );
+
+words!(
+    /// How a host's answers may be somebody else's.
+    SuspectKind {
+        /// A device completes handshakes in the name of ports that are not open.
+        SynProxy = "syn-proxy",
+        /// A device on the way resets connections in the host's name.
+        RstInjection = "rst-injection",
+        /// It accepts connections only to hold them.
+        Tarpit = "tarpit",
+    }
+);
+
+/// That answers which came in a host's name may not be its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suspicion {
+    /// What it looks like.
+    pub kind: SuspectKind,
+    /// How sure, percent: 1 to 100.
+    pub confidence: u8,
+    /// What was seen that says so, for people: at most [`Suspicion::MAX_EVIDENCE`] bytes.
+    pub evidence: String,
+}
+
+impl Suspicion {
+    /// Bytes of evidence at most.
+    pub const MAX_EVIDENCE: usize = 200;
+}
 
 /// Ports of one host that share protocol, state and reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +169,8 @@ pub struct HostObservation {
     pub details: Vec<PortDetail>,
     /// Ports asked for that the satellite's scope forbids here; never probed.
     pub unscanned: PortSpec,
+    /// That some of it may not have come from the host.
+    pub suspect: Option<Suspicion>,
 }
 
 impl HostObservation {
@@ -172,6 +204,9 @@ mod tests {
     fn every_word_reads_back() {
         for reason in Reason::ALL {
             assert_eq!(reason.as_str().parse::<Reason>().unwrap(), *reason);
+        }
+        for kind in SuspectKind::ALL {
+            assert_eq!(kind.as_str().parse::<SuspectKind>().unwrap(), *kind);
         }
         assert_eq!("open|filtered".parse::<PortState>().unwrap(), PortState::OpenFiltered);
         assert!("opened".parse::<PortState>().is_err());

@@ -3,7 +3,9 @@
 
 use crate::v1;
 use jiff::Timestamp;
-use portolan_common::observation::{HostObservation, PortDetail, PortState, Protocol, Reason, StateRun};
+use portolan_common::observation::{
+    HostObservation, PortDetail, PortState, Protocol, Reason, StateRun, SuspectKind, Suspicion,
+};
 use portolan_common::ports::{PortSet, PortSpec};
 use std::net::IpAddr;
 
@@ -31,6 +33,9 @@ pub enum WireError {
     /// A text that is longer than the contract allows.
     #[error("a target of {0} bytes")]
     Target(usize),
+    /// No percentage, or evidence that is longer than the contract allows.
+    #[error("a suspicion out of range")]
+    Suspicion,
 }
 
 /// Reads 4 or 16 bytes; an IPv4-mapped address becomes IPv4, so that an address has one spelling.
@@ -131,8 +136,32 @@ enums!(
     HostProhibited,
     AdminProhibited,
     TimeExceeded,
-    UdpResponse
+    UdpResponse,
+    IcmpRateLimited
 );
+enums!(SuspectKind, SynProxy, RstInjection, Tarpit);
+
+impl From<&Suspicion> for v1::Suspicion {
+    fn from(suspicion: &Suspicion) -> Self {
+        Self {
+            kind: v1::SuspectKind::from(suspicion.kind).into(),
+            confidence: suspicion.confidence.into(),
+            evidence: suspicion.evidence.clone(),
+        }
+    }
+}
+
+/// A kind that a later version added is no reason to refuse what was seen: the host goes without it.
+fn suspicion_from_wire(wire: &v1::Suspicion) -> Result<Option<Suspicion>, WireError> {
+    let Ok(kind) = SuspectKind::try_from(wire.kind()) else { return Ok(None) };
+    let confidence = u8::try_from(wire.confidence).ok().filter(|percent| (1..=100).contains(percent));
+    match confidence {
+        Some(confidence) if wire.evidence.len() <= Suspicion::MAX_EVIDENCE => {
+            Ok(Some(Suspicion { kind, confidence, evidence: wire.evidence.clone() }))
+        }
+        _ => Err(WireError::Suspicion),
+    }
+}
 
 impl From<&HostObservation> for v1::HostObservation {
     fn from(host: &HostObservation) -> Self {
@@ -163,6 +192,7 @@ impl From<&HostObservation> for v1::HostObservation {
                 .collect(),
             unscanned_tcp: unscanned(&host.unscanned.tcp),
             unscanned_udp: unscanned(&host.unscanned.udp),
+            suspect: host.suspect.as_ref().map(v1::Suspicion::from),
         }
     }
 }
@@ -216,6 +246,7 @@ impl TryFrom<&v1::HostObservation> for HostObservation {
                 tcp: spans_to_set(wire.unscanned_tcp.as_ref())?,
                 udp: spans_to_set(wire.unscanned_udp.as_ref())?,
             },
+            suspect: wire.suspect.as_ref().map(suspicion_from_wire).transpose()?.flatten(),
         })
     }
 }
@@ -251,6 +282,7 @@ mod tests {
                 .map(|port| PortDetail { protocol: Protocol::Tcp, port, rtt_us: 412 })
                 .into(),
             unscanned: PortSpec::default(),
+            suspect: None,
         }
     }
 
@@ -279,6 +311,31 @@ mod tests {
             [vec![1], vec![65_536, 0], vec![0, 65_536], vec![u32::MAX, u32::MAX], vec![65_535, 0, 0, 0]]
         {
             assert_eq!(PortSet::try_from(&v1::PortSpans { spans }), Err(WireError::Ports));
+        }
+    }
+
+    #[test]
+    fn a_suspicion_of_a_later_kind_is_left_out() {
+        let suspect = Suspicion {
+            kind: SuspectKind::SynProxy,
+            confidence: 95,
+            evidence: "3 of 3 random high ports answered".into(),
+        };
+        let host = HostObservation { suspect: Some(suspect), ..quiet_host() };
+        let wire = v1::HostObservation::from(&host);
+        assert_eq!(HostObservation::try_from(&wire).unwrap(), host);
+        let with = |change: fn(&mut v1::Suspicion)| {
+            let mut changed = wire.clone();
+            change(changed.suspect.as_mut().unwrap());
+            HostObservation::try_from(&changed)
+        };
+        assert_eq!(with(|s| s.kind = 99), Ok(quiet_host()));
+        for bad in [
+            with(|s| s.confidence = 0),
+            with(|s| s.confidence = 101),
+            with(|s| s.evidence = "x".repeat(Suspicion::MAX_EVIDENCE + 1)),
+        ] {
+            assert_eq!(bad, Err(WireError::Suspicion));
         }
     }
 

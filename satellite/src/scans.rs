@@ -2,20 +2,19 @@
 
 mod end;
 
-use crate::engine::{self, EngineContext, Method, SweepEvent, SweepRequest};
+use crate::engine::{self, Control, Discovery, EngineContext, SweepEvent, SweepRequest};
 use crate::resolve;
 use crate::spool::Spool;
 use jiff::Timestamp;
 use portolan_common::ids::ScanId;
 use portolan_common::observation::HostObservation;
-use portolan_common::ports::PortSpec;
-use portolan_common::targets;
+use portolan_common::targets::{self, ResolvedTargets, Targets};
 use portolan_proto::batch;
 use portolan_proto::v1;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Hosts that a batch gathers at most, …
@@ -31,6 +30,8 @@ const EVENTS: usize = 1024;
 const STOP_POLL: Duration = Duration::from_millis(20);
 /// Scans at once.
 const MAX_SCANS: usize = 64;
+/// The largest budget for UDP ports: 65,536 of them at one answer a second take less.
+const MAX_UDP_BUDGET: Duration = Duration::from_secs(24 * 3600);
 /// Scans beyond these that are refused at once, and whose refusal is not in the spool yet.
 const MAX_REFUSED: usize = 256;
 
@@ -47,8 +48,14 @@ pub struct Scans {
 /// What was asked for and has no end in the spool yet.
 #[derive(Default)]
 struct Table {
-    running: HashMap<ScanId, CancellationToken>,
+    running: HashMap<ScanId, Steering>,
     refused: HashSet<ScanId>,
+}
+
+/// How a scan that runs is steered.
+struct Steering {
+    cancel: CancellationToken,
+    pause: watch::Sender<bool>,
 }
 
 impl Scans {
@@ -83,8 +90,10 @@ impl Scans {
         }
         if table.running.len() < MAX_SCANS {
             let cancel = self.ending.child_token();
-            table.running.insert(id, cancel.clone());
-            tokio::spawn(self.clone().run(id, start, cancel));
+            let (pause, paused) = watch::channel(false);
+            let control = Control { cancel: cancel.clone(), pause: paused };
+            table.running.insert(id, Steering { cancel, pause });
+            tokio::spawn(self.clone().run(id, start, control));
         } else if table.refused.len() < MAX_REFUSED {
             table.refused.insert(id);
             // Without the message: while the spool stands still, nothing large may wait for it.
@@ -98,7 +107,7 @@ impl Scans {
         }
     }
 
-    async fn run(self: Arc<Self>, id: ScanId, start: v1::StartScan, cancel: CancellationToken) {
+    async fn run(self: Arc<Self>, id: ScanId, start: v1::StartScan, control: Control) {
         let started_at = Timestamp::now();
         // A panic in one scan ends that scan, and says so.
         let task = tokio::spawn({
@@ -107,9 +116,9 @@ impl Scans {
                 // On the disk before the first probe: a scan that a crash cuts off is reported as failed.
                 tokio::select! {
                     () = scans.spool.begin(id) => {}
-                    () = cancel.cancelled() => return end::cancelled(),
+                    () = control.cancel.cancelled() => return end::cancelled(),
                 }
-                scans.sweep(id, start, cancel).await
+                scans.sweep(id, start, control).await
             }
         });
         let end =
@@ -136,8 +145,19 @@ impl Scans {
 
     /// Stops a scan; an unknown one is none of ours any more.
     pub fn cancel(&self, id: &[u8]) {
-        if let Some(cancel) = ScanId::from_slice(id).and_then(|id| self.table().running.get(&id).cloned()) {
-            cancel.cancel();
+        let Some(id) = ScanId::from_slice(id) else { return };
+        if let Some(scan) = self.table().running.get(&id) {
+            scan.cancel.cancel();
+        }
+    }
+
+    /// Stops or resumes the probes of a scan; an unknown one is none of ours any more.
+    pub fn pause(&self, id: &[u8], paused: bool) {
+        let Some(id) = ScanId::from_slice(id) else { return };
+        if let Some(scan) = self.table().running.get(&id)
+            && scan.pause.send_replace(paused) != paused
+        {
+            tracing::info!(scan = %id, "{}", if paused { "paused" } else { "resumed" });
         }
     }
 
@@ -149,19 +169,18 @@ impl Scans {
         }
     }
 
-    async fn sweep(&self, id: ScanId, start: v1::StartScan, cancel: CancellationToken) -> v1::ScanEnd {
-        let request = match read(&start) {
+    async fn sweep(&self, id: ScanId, start: v1::StartScan, control: Control) -> v1::ScanEnd {
+        let (targets, request) = match read(&start) {
             Ok(request) => request,
             Err(why) => return end::failed(why),
         };
-        let (targets, ports, method) = request;
         let names: Vec<String> = targets.names().into_iter().collect();
         let (lookup, unresolved) = tokio::select! {
             resolved = resolve::resolve_all(&names) => resolved,
-            () = cancel.cancelled() => return end::cancelled(),
+            () = control.cancel.cancelled() => return end::cancelled(),
         };
         let targets = targets.resolve(&lookup);
-        tracing::info!(scan = %id, addresses = %targets.addresses.len(), ports = ports.len(), "scan");
+        tracing::info!(scan = %id, addresses = %targets.addresses.len(), ports = request.ports.len(), "scan");
         let excluded: Vec<&str> = targets.unresolved_excludes.iter().map(String::as_str).collect();
         if !excluded.is_empty() {
             // Whoever excludes a fragile device must not find it scanned because the resolver was away.
@@ -171,8 +190,8 @@ impl Scans {
             ));
         }
         let (sender, receiver) = mpsc::channel(EVENTS);
-        let request = SweepRequest { targets, ports, method, gentle: start.gentle };
-        let sweeping = engine::sweep(request, self.context.clone(), sender, cancel);
+        let request = SweepRequest { targets, ..request };
+        let sweeping = engine::sweep(request, self.context.clone(), sender, control);
         let (summary, ()) = tokio::join!(sweeping, self.forward(id, receiver));
         tracing::info!(scan = %id, probes = summary.probes_sent, outcome = ?summary.outcome, "scan ended");
         end::of(summary, unresolved)
@@ -196,6 +215,7 @@ impl Scans {
                         ports_total: progress.ports_total,
                         open_found: progress.open_found,
                         probes_sent: progress.probes_sent,
+                        paused: progress.paused,
                     });
                     continue;
                 }
@@ -238,12 +258,26 @@ fn wire(host: &HostObservation) -> v1::HostObservation {
     wire
 }
 
-fn read(start: &v1::StartScan) -> Result<(targets::Targets, PortSpec, Method), String> {
+/// What is asked for: the targets, whose names are not resolved yet, and all the rest.
+fn read(start: &v1::StartScan) -> Result<(Targets, SweepRequest), String> {
     let targets = targets::parse_all(&start.targets, &start.exclude)
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
-    let ports: PortSpec = start.ports.parse().map_err(|error| format!("{error}"))?;
-    let method: Method = start.method.parse().map_err(|error| format!("{error}"))?;
-    Ok((targets, ports, method))
+    let request = SweepRequest {
+        targets: ResolvedTargets::default(),
+        ports: start.ports.parse().map_err(|error| format!("{error}"))?,
+        method: start.method.parse().map_err(|error| format!("{error}"))?,
+        gentle: start.gentle,
+        discover: match start.discover() {
+            v1::Discovery::Unspecified => Discovery::Auto,
+            v1::Discovery::On => Discovery::On,
+            v1::Discovery::Off => Discovery::Off,
+        },
+        udp_budget: (start.udp_budget_ms > 0)
+            .then(|| Duration::from_millis(start.udp_budget_ms).min(MAX_UDP_BUDGET)),
+        max_rate: (start.max_rate > 0).then_some(start.max_rate),
+        max_rate_per_host: (start.max_rate_per_host > 0).then_some(start.max_rate_per_host),
+    };
+    Ok((targets, request))
 }
 
 #[cfg(test)]

@@ -213,6 +213,7 @@ impl Scans {
             open_found: progress.open_found,
             probes_sent: progress.probes_sent,
             disconnected: false,
+            paused: progress.paused,
         };
         let event = Event::Progress(part.last_progress.clone());
         // A reader that lags needs no news of how far things are.
@@ -251,6 +252,7 @@ impl Scans {
             hosts_up: end.hosts_up,
             hosts_total: at_least(end.hosts_total, known.hosts_total),
             probes_sent: at_least(end.probes_sent, known.probes_sent),
+            notes: end.notes,
         });
         running.emit(event);
         finish_if_done(&mut scans, id);

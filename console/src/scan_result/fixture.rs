@@ -39,6 +39,7 @@ pub fn host(target: &str, address: &str, up: bool, runs: &[(PortState, Reason, &
         details: open.map(|port| PortDetail { protocol: Protocol::Tcp, port, rtt_us: 412 }).collect(),
         runs,
         unscanned: PortSpec::default(),
+        suspect: None,
     }
 }
 

@@ -15,8 +15,8 @@ use portolan_common::scope::Guard;
 use portolan_common::targets::ResolvedTargets;
 use scheduler::{Plan, Scheduler};
 use std::sync::Arc;
-use std::time::Instant;
-use tokio::sync::{mpsc, oneshot};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 mod bucket;
@@ -54,6 +54,35 @@ pub struct SweepRequest {
     pub method: Method,
     /// At most 200 probes a second and 20 in flight for each network path (a /24 or /64).
     pub gentle: bool,
+    /// Whether to find out first which hosts are there.
+    pub discover: Discovery,
+    /// How long UDP ports may be asked again because their host limits its ICMP errors; `None`: as long as it takes.
+    pub udp_budget: Option<Duration>,
+    /// Packets a second of this sweep, beside the limits that all sweeps share; `None`: no further limit.
+    pub max_rate: Option<u32>,
+    /// Packets a second to each host; `None`: no further limit.
+    pub max_rate_per_host: Option<u32>,
+}
+
+/// Whether a sweep first finds out which hosts are there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Discovery {
+    /// For networks and ranges, where this host allows it.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never: every address is probed on every port.
+    Off,
+}
+
+/// How a sweep that runs is steered from outside.
+#[derive(Clone, Debug)]
+pub struct Control {
+    /// Ends it.
+    pub cancel: CancellationToken,
+    /// While true, nothing is sent and answers are taken; a closed channel leaves it as it last was.
+    pub pause: watch::Receiver<bool>,
 }
 
 /// What a sweep shares with everything else that runs in the satellite.
@@ -89,6 +118,8 @@ pub struct Progress {
     pub open_found: u64,
     /// Probes sent, retransmissions included.
     pub probes_sent: u64,
+    /// It sends nothing until it is resumed.
+    pub paused: bool,
 }
 
 /// How a sweep ended.
@@ -134,6 +165,8 @@ pub struct SweepSummary {
     pub method: Method,
     /// Why that method, such as `asked for`.
     pub method_reason: String,
+    /// What else an operator should know, a sentence each.
+    pub notes: Vec<String>,
 }
 
 impl SweepSummary {
@@ -149,6 +182,7 @@ impl SweepSummary {
             coverage: Vec::new(),
             method: Method::Connect,
             method_reason: String::new(),
+            notes: Vec::new(),
         }
     }
 }
@@ -157,13 +191,13 @@ impl SweepSummary {
 pub const MAX_REFUSALS: usize = 1000;
 
 /// Runs one sweep to its end. Finished hosts arrive through `events` while it runs, the last of them before this
-/// returns; a closed `events` or a dropped future counts as cancelled. After `cancel` no probe is sent (within
+/// returns; a closed `events` or a dropped future counts as cancelled. After a cancellation no probe is sent (within
 /// milliseconds), and hosts not finished are not reported.
 pub async fn sweep(
     request: SweepRequest,
     context: EngineContext,
     events: mpsc::Sender<SweepEvent>,
-    cancel: CancellationToken,
+    control: Control,
 ) -> SweepSummary {
     let (method, method_reason) = match request.method.choose(&request.ports) {
         Ok((method, reason)) => (method, reason.to_owned()),
@@ -179,7 +213,7 @@ pub async fn sweep(
         ));
     }
     // A future that is dropped takes its thread with it.
-    let cancel = cancel.child_token();
+    let cancel = control.cancel.child_token();
     let _guard = cancel.clone().drop_guard();
     let (done, result) = oneshot::channel();
     let sender = events.clone();
@@ -219,6 +253,7 @@ pub async fn sweep(
         coverage: end.coverage,
         method,
         method_reason,
+        notes: Vec::new(),
     }
 }
 

@@ -20,7 +20,20 @@ fn context(scope: &str, limits: SharedLimits) -> EngineContext {
 
 fn request(target: &str, ports: &str) -> SweepRequest {
     let targets = targets::parse_all(&[target.to_owned()], &[]).unwrap().resolve(&BTreeMap::new());
-    SweepRequest { targets, ports: ports.parse().unwrap(), method: Method::Auto, gentle: false }
+    SweepRequest {
+        targets,
+        ports: ports.parse().unwrap(),
+        method: Method::Auto,
+        gentle: false,
+        discover: Discovery::Auto,
+        udp_budget: None,
+        max_rate: None,
+        max_rate_per_host: None,
+    }
+}
+
+fn unpaused(cancel: CancellationToken) -> Control {
+    Control { cancel, pause: watch::channel(false).1 }
 }
 
 /// Runs a sweep; `on_host` hears of each host as it comes.
@@ -31,7 +44,7 @@ async fn run(
     mut on_host: impl FnMut(&HostObservation),
 ) -> (SweepSummary, Vec<HostObservation>, Vec<Progress>) {
     let (sender, mut receiver) = mpsc::channel(16);
-    let sweeping = sweep(request, context, sender, cancel);
+    let sweeping = sweep(request, context, sender, unpaused(cancel));
     let listening = async {
         let (mut hosts, mut progress) = (Vec::new(), Vec::new());
         while let Some(event) = receiver.recv().await {
@@ -216,7 +229,8 @@ async fn a_receiver_that_is_gone_or_slow_is_noticed() {
     let (sender, receiver) = mpsc::channel(1);
     drop(receiver);
     let context_1 = context(EVERYTHING, SharedLimits::with_budget(100));
-    let summary = sweep(request("127.2.0.0/16", "1-100"), context_1, sender, CancellationToken::new()).await;
+    let summary =
+        sweep(request("127.2.0.0/16", "1-100"), context_1, sender, unpaused(CancellationToken::new())).await;
     assert_eq!(summary.outcome, Outcome::Cancelled);
 
     // Slow: everything arrives all the same.

@@ -14,14 +14,16 @@ const MAX_BYTES: usize = 256 * 1024;
 /// … its refusals, …
 const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 /// … its coverage, …
-const MAX_COVERAGE_BYTES: usize = 160 * 1024;
+const MAX_COVERAGE_BYTES: usize = 150 * 1024;
 /// … names that did not resolve, …
 const MAX_UNRESOLVED_BYTES: usize = 24 * 1024;
+/// … so many notes, …
+const MAX_NOTES: usize = 20;
 /// … and why it failed. A little is left for the rest, which is small.
 const MAX_ERROR: usize = 4 * 1024;
 /// Names that did not resolve.
 const MAX_UNRESOLVED: usize = 1000;
-/// Bytes of a rule, of a refused port list or of a resolver's words that are shown; a scope may list a thousand ports.
+/// Bytes of a note, of a rule, of a refused port list or of a resolver's words that are shown; a scope may list a thousand ports.
 const MAX_SHOWN: usize = 400;
 
 /// Of a scan that could not begin or go on.
@@ -58,7 +60,8 @@ pub fn of(summary: SweepSummary, unresolved: Vec<Unresolved>) -> v1::ScanEnd {
         hosts_total: summary.hosts_total,
         probes_sent: summary.probes_sent,
         method: summary.method.to_string(),
-        method_reason: summary.method_reason,
+        method_reason: shown(&summary.method_reason, MAX_SHOWN),
+        notes: summary.notes.iter().take(MAX_NOTES).map(|note| shown(note, MAX_SHOWN)).collect(),
         ..v1::ScanEnd::default()
     }
 }
@@ -136,7 +139,7 @@ fn shown(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();
     }
-    format!("{}…", &text[..text.floor_char_boundary(most)])
+    format!("{}…", &text[..text.floor_char_boundary(most.saturating_sub('…'.len_utf8()))])
 }
 
 #[cfg(test)]
@@ -171,7 +174,8 @@ mod tests {
             refusals_dropped: 5,
             coverage,
             method: Method::Connect,
-            method_reason: String::new(),
+            method_reason: "é".repeat(1000),
+            notes: vec!["é".repeat(1000); 100],
         };
         let unresolved = (0..2000)
             .map(|n| Unresolved { name: format!("{n}.example"), error: "no such name ".repeat(n) })
@@ -183,6 +187,8 @@ mod tests {
         assert!(named > 50 && end.refusals_dropped == MAX_REFUSALS as u64 - named + 5);
         let covered: usize = end.coverage.iter().map(|part| part.addresses.len()).sum();
         assert!(covered > 1000 && covered as u64 + end.coverage_dropped == 1_000_000);
+        assert_eq!(end.notes.len(), MAX_NOTES);
+        assert!(end.notes.iter().all(|note| note.len() <= MAX_SHOWN));
         let unresolved = end.unresolved.len() as u64;
         assert!(unresolved > 50 && unresolved + end.unresolved_dropped == 2000);
         assert!(failed("é".repeat(100_000)).encoded_len() < MAX_ERROR + 64);

@@ -269,6 +269,7 @@ impl Uplink {
             Down::Credit(credit) => self.spool.credit(credit.records),
             Down::StartScan(start) => self.scans.start(start),
             Down::CancelScan(cancel) => self.scans.cancel(&cancel.scan_id),
+            Down::PauseScan(pause) => self.scans.pause(&pause.scan_id, pause.paused),
             Down::Assignment(assignment) => {
                 let assignment = Assignment::from(assignment);
                 tracing::info!(revision = assignment.revision, segment = %assignment.segment, "new assignment");

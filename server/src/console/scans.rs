@@ -47,6 +47,10 @@ pub(super) fn scan(
         ports: request.ports,
         method: request.method,
         gentle: request.gentle,
+        discover: request.discover,
+        udp_budget_ms: request.udp_budget_ms,
+        max_rate: request.max_rate,
+        max_rate_per_host: request.max_rate_per_host,
     };
     tracing::info!(operator, scan = %id, from = ?request.satellites, targets = start.targets.len(), "scan");
     let events = service

@@ -50,6 +50,7 @@ pub(crate) fn batch(number: u128, round: u64, received_at: Timestamp) -> IngestB
             ],
             details: Vec::new(),
             unscanned: PortSpec::default(),
+            suspect: None,
         }
     });
     let end = v1::ScanEnd {

@@ -42,6 +42,7 @@ fn host(second: i64, runs: Vec<StateRun>) -> HostObservation {
         runs,
         details: Vec::new(),
         unscanned: PortSpec::default(),
+        suspect: None,
     }
 }
 

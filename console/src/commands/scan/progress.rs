@@ -185,6 +185,7 @@ mod tests {
             open_found: 3,
             probes_sent,
             disconnected: false,
+            paused: false,
         }
     }
 

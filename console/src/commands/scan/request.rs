@@ -50,6 +50,7 @@ pub fn build(args: &ScanArgs) -> Result<(v1::ScanRequest, PortSpec), ConsoleErro
         ports: ports.to_string(),
         method: args.method.as_str().to_owned(),
         gentle: args.gentle,
+        ..v1::ScanRequest::default()
     };
     Ok((request, ports))
 }

@@ -63,6 +63,7 @@ impl HostSweep {
             runs,
             details,
             unscanned: self.refused.clone(),
+            suspect: None,
         })
     }
 
