@@ -15,6 +15,8 @@ pub struct ResolvedTargets {
     pub unresolved: Vec<String>,
     /// Names among the exclusions that stand for no address: what was to be left out is perhaps scanned.
     pub unresolved_excludes: Vec<String>,
+    /// Whether a target is a network or a range, rather than a list of names and single addresses.
+    pub has_ranges: bool,
     texts: Vec<String>,
     /// Ascending and disjoint; the number is the place in `texts` of the first target with these addresses.
     owners: Vec<(AddressRange, usize)>,
@@ -34,7 +36,10 @@ impl ResolvedTargets {
         let mut claims = Vec::new();
         for (i, spec) in targets.specs.into_iter().enumerate() {
             match spec.target {
-                Target::Addresses(set) => claims.extend(set.ranges().map(|range| (range, i))),
+                Target::Addresses(set) => {
+                    resolved.has_ranges |= set.len() > 1;
+                    claims.extend(set.ranges().map(|range| (range, i)));
+                }
                 Target::Name(name) => match found(&name) {
                     Some(addresses) => claims.extend(addresses.iter().map(|a| (AddressRange::single(*a), i))),
                     None => resolved.unresolved.push(name),

@@ -41,9 +41,23 @@ impl TokenBucket {
         }
     }
 
+    /// How many tokens are there.
+    pub(super) fn available(&self, now: Instant) -> u32 {
+        let behind = self.full_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        let left = self.burst.saturating_sub(behind);
+        u32::try_from(left.as_nanos() / self.interval.as_nanos().max(1)).unwrap_or(u32::MAX)
+    }
+
+    /// Takes so many tokens; the caller has seen that they are [`TokenBucket::available`].
+    pub(super) fn take_many(&mut self, tokens: u32, now: Instant) {
+        if tokens > 0 {
+            self.full_at = Some(self.full_at.map_or(now, |at| at.max(now)) + self.interval * tokens);
+        }
+    }
+
     /// Takes one token; the caller has seen that [`TokenBucket::ready_at`] is not after `now`.
     pub(super) fn take(&mut self, now: Instant) {
-        self.full_at = Some(self.full_at.map_or(now, |at| at.max(now)) + self.interval);
+        self.take_many(1, now);
     }
 
     /// Whether nothing of its past matters any more.

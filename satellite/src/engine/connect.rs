@@ -327,7 +327,7 @@ fn measured(sent: Instant, at: Instant) -> Option<Duration> {
 }
 
 /// This host's addresses, by its interfaces. (That an address can be bound proves nothing: ip_nonlocal_bind.)
-fn own_addresses() -> io::Result<HashSet<IpAddr>> {
+pub(super) fn own_addresses() -> io::Result<HashSet<IpAddr>> {
     let addresses = getifaddrs()?.filter_map(|interface| {
         let address = interface.address?;
         let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));

@@ -3,13 +3,12 @@
 
 use super::connect::{ConnectProber, Sent};
 use super::scheduler::{Scheduler, Step};
-use super::{EngineContext, Outcome, SweepEvent};
+use super::{Control, EngineContext, Outcome, SweepEvent};
 use jiff::Zoned;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio_util::sync::CancellationToken;
 
 /// Probes between two looks at what was answered: few, so that answers are not read late.
 const BURST: usize = 16;
@@ -25,7 +24,7 @@ pub(super) fn run(
     scheduler: &mut Scheduler,
     context: &EngineContext,
     events: &Sender<SweepEvent>,
-    cancel: &CancellationToken,
+    control: &Control,
 ) -> Outcome {
     let mut prober = match ConnectProber::new() {
         Ok(prober) => prober,
@@ -35,7 +34,7 @@ pub(super) fn run(
     let mut answers = Vec::new();
     let mut told = Instant::now();
     loop {
-        if cancel.is_cancelled() || events.is_closed() {
+        if control.cancel.is_cancelled() || events.is_closed() {
             return Outcome::Cancelled;
         }
         let now = Instant::now();

@@ -56,7 +56,12 @@ pub(super) fn take_icmp(socket: &Socket) -> Option<IcmpError> {
     let mut iov = [IoSliceMut::new(&mut packet)];
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut control), flags).ok()?;
-    message.cmsgs().ok()?.find_map(|control| match control {
+    message.cmsgs().ok()?.find_map(|control| icmp_of(&control))
+}
+
+/// The ICMP error that a control message of the error queue tells of, if it does.
+pub(super) fn icmp_of(control: &ControlMessageOwned) -> Option<IcmpError> {
+    match *control {
         ControlMessageOwned::Ipv4RecvErr(error, from) if error.ee_origin == libc::SO_EE_ORIGIN_ICMP => {
             Some(IcmpError {
                 verdict: Verdict::of_icmp4(error.ee_type, error.ee_code),
@@ -70,7 +75,7 @@ pub(super) fn take_icmp(socket: &Socket) -> Option<IcmpError> {
             })
         }
         _ => None,
-    })
+    }
 }
 
 /// Sorts the errors of connect(2), ICMP errors having been taken before.

@@ -6,6 +6,7 @@ mod reopen;
 
 use self::reopen::Patience;
 use super::permutation::Permutation;
+use super::port_list::PortList;
 use super::rtt::RttEstimator;
 use super::schedule::{self, Loss};
 use super::verdict::{Answer, Cell, Offender, Verdict};
@@ -22,24 +23,6 @@ const NO_NEIGHBOUR: u8 = 4;
 /// Probes in flight before the first answer or timeout. The link layer looks for the host meanwhile and keeps few
 /// packets back (on Linux some 90), routers likewise: a burst would be lost and taken for loss.
 const FIRST_CONTACT: u32 = 10;
-
-/// A list of TCP ports that hosts share.
-#[derive(Debug)]
-pub(super) struct PortList {
-    /// The same as a set.
-    pub(super) spec: PortSpec,
-    ports: Box<[u16]>,
-}
-
-impl PortList {
-    pub(super) fn new(spec: PortSpec) -> Self {
-        Self { ports: spec.tcp.iter().collect(), spec }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.ports.len()
-    }
-}
 
 /// What an event changed beyond the host itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,7 +84,7 @@ pub(super) struct HostSweep {
 impl HostSweep {
     /// A host of which nothing is known yet; `list` is what the target permits.
     pub(super) fn new(target: PermittedTarget, list: Arc<PortList>, refused: PortSpec, seed: u64) -> Self {
-        let len = list.len();
+        let len = list.tcp.len();
         Self {
             target,
             refused,
@@ -178,7 +161,7 @@ impl HostSweep {
 
     /// The port of a cell.
     pub(super) fn port(&self, cell: u16) -> u16 {
-        self.list.ports.get(usize::from(cell)).copied().unwrap_or(0)
+        self.list.tcp.get(usize::from(cell)).copied().unwrap_or(0)
     }
 
     /// Takes down a probe; how long to wait for its answer.

@@ -3,18 +3,25 @@
 use super::limits::{Demand, PathKey};
 use super::schedule::Loss;
 use super::slots::Slots;
-use super::window::{PATH, Window};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::Instant;
 
+/// How much a lane may send: what each way of probing has of its own.
+pub(super) trait Control {
+    /// Of a lane that begins.
+    fn new(now: Instant) -> Self;
+
+    /// Whether nothing of it is needed once the lane's hosts have gone.
+    fn is_idle(&self) -> bool;
+}
+
 /// Hosts of one path with the same limits.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct Lane<C> {
     key: LaneKey,
-    pub(super) window: Window,
+    pub(super) control: C,
     pub(super) loss: Loss,
-    pub(super) in_flight: u32,
     hosts: usize,
     /// Hosts that may have something to send.
     pub(super) ready: VecDeque<usize>,
@@ -31,25 +38,20 @@ pub(super) struct LaneKey {
 
 /// All lanes that have hosts or probes.
 #[derive(Debug)]
-pub(super) struct Lanes {
-    lanes: Slots<Lane>,
+pub(super) struct Lanes<C> {
+    lanes: Slots<Lane<C>>,
     by_key: HashMap<LaneKey, usize>,
     queue: VecDeque<usize>,
     parked: BinaryHeap<Reverse<(Instant, usize)>>,
 }
 
-impl Lane {
+impl<C> Lane<C> {
     pub(super) fn demand(&self) -> &Demand {
         &self.key.demand
     }
-
-    /// Whether its window has room.
-    pub(super) fn has_room(&self) -> bool {
-        self.in_flight < self.window.limit()
-    }
 }
 
-impl Lanes {
+impl<C: Control> Lanes<C> {
     pub(super) fn new() -> Self {
         Self {
             lanes: Slots::new(),
@@ -59,24 +61,23 @@ impl Lanes {
         }
     }
 
-    pub(super) fn get(&self, lane: usize) -> Option<&Lane> {
+    pub(super) fn get(&self, lane: usize) -> Option<&Lane<C>> {
         self.lanes.get(lane)
     }
 
-    pub(super) fn get_mut(&mut self, lane: usize) -> Option<&mut Lane> {
+    pub(super) fn get_mut(&mut self, lane: usize) -> Option<&mut Lane<C>> {
         self.lanes.get_mut(lane)
     }
 
     /// A host joins the lane of its key, which is made where there is none.
-    pub(super) fn join(&mut self, key: LaneKey) -> usize {
+    pub(super) fn join(&mut self, key: LaneKey, now: Instant) -> usize {
         let lane = match self.by_key.get(&key) {
             Some(lane) => *lane,
             None => {
                 let lane = self.lanes.insert(Lane {
                     key: key.clone(),
-                    window: Window::new(PATH),
+                    control: C::new(now),
                     loss: Loss::default(),
-                    in_flight: 0,
                     hosts: 0,
                     ready: VecDeque::new(),
                     queued: false,
@@ -99,11 +100,8 @@ impl Lanes {
         self.sweep_out(lane);
     }
 
-    /// A probe of the lane is no longer in flight.
-    pub(super) fn landed(&mut self, lane: usize) {
-        if let Some(lane) = self.lanes.get_mut(lane) {
-            lane.in_flight = lane.in_flight.saturating_sub(1);
-        }
+    /// The lane has room again, or is not needed any more.
+    pub(super) fn review(&mut self, lane: usize) {
         self.sweep_out(lane);
         self.enqueue(lane);
     }
@@ -158,7 +156,7 @@ impl Lanes {
     }
 
     fn sweep_out(&mut self, key: usize) {
-        if self.lanes.get(key).is_some_and(|lane| lane.hosts == 0 && lane.in_flight == 0)
+        if self.lanes.get(key).is_some_and(|lane| lane.hosts == 0 && lane.control.is_idle())
             && let Some(lane) = self.lanes.remove(key)
         {
             self.by_key.remove(&lane.key);

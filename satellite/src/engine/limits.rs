@@ -136,13 +136,106 @@ pub(super) struct Lease {
     in_flight: usize,
     /// Lowered when the kernel refuses sockets.
     cap: usize,
-    held: HashMap<Demand, u32>,
+    held: Held,
+}
+
+/// What one sweep has in flight in careful blocks and on gentle paths; it goes back when this is dropped.
+#[derive(Debug)]
+struct Held {
+    shared: Arc<SharedLimits>,
+    by_demand: HashMap<Demand, u32>,
+}
+
+impl Held {
+    fn new(shared: Arc<SharedLimits>) -> Self {
+        Self { shared, by_demand: HashMap::new() }
+    }
+
+    fn took(&mut self, demand: &Demand) {
+        *self.by_demand.entry(demand.clone()).or_default() += 1;
+    }
+
+    /// So many are not in flight any more.
+    fn landed(&mut self, demand: &Demand, probes: u32, now: Instant) {
+        if demand.is_empty() {
+            return;
+        }
+        self.shared.state().give_back(demand, probes, now);
+        if let Some(held) = self.by_demand.get_mut(demand) {
+            *held = held.saturating_sub(probes);
+            if *held == 0 {
+                self.by_demand.remove(demand);
+            }
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        let now = Instant::now();
+        for (demand, held) in &self.by_demand {
+            state.give_back(demand, *held, now);
+        }
+    }
+}
+
+/// The part in the shared budgets of a sweep by packets, which need no descriptors.
+#[derive(Debug)]
+pub(super) struct PacketLease {
+    held: Held,
+}
+
+impl PacketLease {
+    pub(super) fn new(shared: Arc<SharedLimits>) -> Self {
+        Self { held: Held::new(shared) }
+    }
+
+    /// How many packets may leave now, `max_rate` being the scope's; where none, when the next may.
+    pub(super) fn available(&self, max_rate: u32, now: Instant) -> Result<u32, Instant> {
+        let mut state = self.held.shared.state();
+        state.rate.set_rate(max_rate);
+        match state.rate.available(now) {
+            0 => Err(state.rate.ready_at(now).max(now + Duration::from_micros(50))),
+            some => Ok(some),
+        }
+    }
+
+    /// So many left.
+    pub(super) fn take(&mut self, packets: u32, now: Instant) {
+        self.held.shared.state().rate.take_many(packets, now);
+    }
+
+    /// When a packet with this demand may leave: `now` or later.
+    pub(super) fn ready_at(&self, demand: &Demand, now: Instant) -> Instant {
+        if demand.is_empty() { now } else { self.held.shared.state().ready_at(demand, now) }
+    }
+
+    /// A packet with this demand leaves; whether a port waits for its answer.
+    pub(super) fn charge(&mut self, demand: &Demand, waits: bool, now: Instant) {
+        if demand.is_empty() {
+            return;
+        }
+        let mut state = self.held.shared.state();
+        if waits {
+            state.take(demand, now);
+            drop(state);
+            self.held.took(demand);
+        } else {
+            state.charge(demand, now);
+        }
+    }
+
+    /// So many ports wait no more.
+    pub(super) fn landed(&mut self, demand: &Demand, ports: u32, now: Instant) {
+        self.held.landed(demand, ports, now);
+    }
 }
 
 impl Lease {
     pub(super) fn new(shared: Arc<SharedLimits>) -> Self {
         shared.state().sweeps += 1;
-        Self { in_flight: 0, cap: shared.budget, held: HashMap::new(), shared }
+        Self { in_flight: 0, cap: shared.budget, held: Held::new(Arc::clone(&shared)), shared }
     }
 
     /// How many probes all sweeps together may have in flight.
@@ -167,7 +260,7 @@ impl Lease {
                 return Admission::WaitHere(ready_at);
             }
             state.take(demand, now);
-            *self.held.entry(demand.clone()).or_default() += 1;
+            self.held.took(demand);
         }
         state.rate.take(now);
         state.in_flight += 1;
@@ -202,16 +295,7 @@ impl Lease {
 
     /// The answer to a probe is no longer due.
     pub(super) fn landed(&mut self, demand: &Demand, now: Instant) {
-        let mut state = self.shared.state();
-        if !demand.is_empty() {
-            state.give_back(demand, 1, now);
-            if let Some(held) = self.held.get_mut(demand) {
-                *held = held.saturating_sub(1);
-                if *held == 0 {
-                    self.held.remove(demand);
-                }
-            }
-        }
+        self.held.landed(demand, 1, now);
     }
 
     fn share(&self, state: &State) -> usize {
@@ -234,15 +318,11 @@ impl Drop for Lease {
         let mut state = self.shared.state();
         state.sweeps = state.sweeps.saturating_sub(1);
         state.in_flight = state.in_flight.saturating_sub(self.in_flight);
-        let now = Instant::now();
-        for (demand, held) in &self.held {
-            state.give_back(demand, *held, now);
-        }
     }
 }
 
 impl Demand {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.careful.is_empty() && self.gentle.is_none()
     }
 }

@@ -7,13 +7,15 @@
 
 use arc_swap::ArcSwap;
 use jiff::Zoned;
-use limits::Lease;
+use limits::{Lease, PacketLease};
+use packet::Wires;
 use portolan_common::addresses::{AddressRange, AddressSet};
 use portolan_common::observation::HostObservation;
 use portolan_common::ports::PortSpec;
 use portolan_common::scope::Guard;
 use portolan_common::targets::ResolvedTargets;
 use scheduler::{Plan, Scheduler};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -29,7 +31,9 @@ mod lanes;
 mod ledger;
 mod limits;
 mod method;
+mod packet;
 mod permutation;
+mod port_list;
 mod roster;
 mod rtt;
 mod schedule;
@@ -37,11 +41,13 @@ mod scheduler;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod udp;
 mod verdict;
+mod wall;
 mod window;
 
 pub use limits::SharedLimits;
-pub use method::{Method, MethodError};
+pub use method::{Method, MethodError, capabilities};
 
 /// One sweep: these addresses on these ports, once.
 #[derive(Clone, Debug)]
@@ -161,8 +167,8 @@ pub struct SweepSummary {
     pub refusals_dropped: u64,
     /// What was covered to the end: finished hosts only, with the ports that were probed there.
     pub coverage: Vec<(AddressSet, PortSpec)>,
-    /// The method that was used; never [`Method::Auto`].
-    pub method: Method,
+    /// The methods that were used: `connect`, `syn`, `udp` or `syn, udp`.
+    pub method: String,
     /// Why that method, such as `asked for`.
     pub method_reason: String,
     /// What else an operator should know, a sentence each.
@@ -180,7 +186,7 @@ impl SweepSummary {
             refusals: Vec::new(),
             refusals_dropped: 0,
             coverage: Vec::new(),
-            method: Method::Connect,
+            method: String::new(),
             method_reason: String::new(),
             notes: Vec::new(),
         }
@@ -199,8 +205,9 @@ pub async fn sweep(
     events: mpsc::Sender<SweepEvent>,
     control: Control,
 ) -> SweepSummary {
-    let (method, method_reason) = match request.method.choose(&request.ports) {
-        Ok((method, reason)) => (method, reason.to_owned()),
+    let why_not_raw = portolan_packet::why_not().map(|error| error.to_string());
+    let choice = match request.method.choose(&request.ports, why_not_raw.as_deref()) {
+        Ok(choice) => choice,
         Err(error) => return SweepSummary::failed(error.to_string()),
     };
     if request.ports.is_empty() {
@@ -217,19 +224,28 @@ pub async fn sweep(
     let _guard = cancel.clone().drop_guard();
     let (done, result) = oneshot::channel();
     let sender = events.clone();
+    let control = Control { cancel, pause: control.pause };
+    let discover = match request.discover {
+        Discovery::Auto => request.targets.has_ranges,
+        Discovery::On => true,
+        Discovery::Off => false,
+    };
+    let mut notes = Vec::new();
+    if discover && !choice.raw && (request.discover == Discovery::On || request.method != Method::Connect) {
+        notes.push(format!(
+            "every address was probed: finding out who is there needs CAP_NET_RAW ({})",
+            why_not_raw.as_deref().unwrap_or("the method connect does without")
+        ));
+    }
+    let by = choice.clone();
     let thread = std::thread::Builder::new().name("sweep".to_owned()).spawn(move || {
-        let plan = Plan {
-            targets: request.targets,
-            ports: request.ports,
-            gentle: request.gentle,
-            seed: rand::random(),
+        let ended = if by.connect {
+            by_connect(request, &context, &sender, &control)
+        } else {
+            by_packets(request, by.raw, discover && by.raw, &context, &sender, &control)
         };
-        let lease = Lease::new(Arc::clone(&context.limits));
-        let guard = context.guard.load_full();
-        let mut scheduler = Scheduler::new(plan, guard, lease, Instant::now(), Zoned::now());
-        let outcome = drive::run(&mut scheduler, &context, &sender, &cancel);
         // Nobody listens when the future was dropped.
-        let _ = done.send((outcome, scheduler.close()));
+        let _ = done.send(ended);
     });
     if let Err(error) = thread {
         return SweepSummary::failed(format!("cannot start a thread for the scan: {error}"));
@@ -251,10 +267,75 @@ pub async fn sweep(
         refusals: end.refusals,
         refusals_dropped: end.refusals_dropped,
         coverage: end.coverage,
-        method,
-        method_reason,
-        notes: Vec::new(),
+        method: choice.text.to_owned(),
+        method_reason: choice.reason,
+        notes,
     }
+}
+
+/// What is left of a sweep when it is over.
+#[derive(Debug, Default)]
+struct End {
+    /// Finished hosts that nobody took yet.
+    finished: VecDeque<HostObservation>,
+    progress: Progress,
+    /// Finished hosts of which something answered.
+    hosts_up: u64,
+    refusals: Vec<Refusal>,
+    refusals_dropped: u64,
+    coverage: Vec<(AddressSet, PortSpec)>,
+}
+
+fn by_connect(
+    request: SweepRequest,
+    context: &EngineContext,
+    events: &mpsc::Sender<SweepEvent>,
+    control: &Control,
+) -> (Outcome, End) {
+    let plan = Plan {
+        targets: request.targets,
+        ports: request.ports,
+        gentle: request.gentle,
+        max_rate: request.max_rate,
+        max_rate_per_host: request.max_rate_per_host,
+        seed: rand::random(),
+    };
+    let lease = Lease::new(Arc::clone(&context.limits));
+    let guard = context.guard.load_full();
+    let mut scheduler = Scheduler::new(plan, guard, lease, Instant::now(), Zoned::now());
+    let outcome = drive::run(&mut scheduler, context, events, control);
+    (outcome, scheduler.close())
+}
+
+fn by_packets(
+    request: SweepRequest,
+    raw: bool,
+    discover: bool,
+    context: &EngineContext,
+    events: &mpsc::Sender<SweepEvent>,
+    control: &Control,
+) -> (Outcome, End) {
+    let wires = match Wires::open(raw, !request.ports.udp.is_empty(), request.gentle) {
+        Ok(wires) => wires,
+        Err(error) => {
+            return (Outcome::Failed(format!("cannot open the sockets to scan with: {error}")), End::default());
+        }
+    };
+    let plan = packet::Plan {
+        targets: request.targets,
+        ports: request.ports,
+        gentle: request.gentle,
+        discover,
+        max_rate: request.max_rate,
+        max_rate_per_host: request.max_rate_per_host,
+        udp_budget: request.udp_budget,
+        seed: rand::random(),
+    };
+    let lease = PacketLease::new(Arc::clone(&context.limits));
+    let guard = context.guard.load_full();
+    let mut scheduler = packet::Scheduler::new(plan, guard, lease, Instant::now(), Zoned::now());
+    let outcome = packet::run(&mut scheduler, wires, context, events, control);
+    (outcome, scheduler.close())
 }
 
 /// What one sweep may be asked for: all of IPv4 and as much again.

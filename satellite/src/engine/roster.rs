@@ -1,8 +1,8 @@
 //! Which hosts a sweep visits, in what order, and what the guard says of each when its turn comes. Pure.
 
-use super::host::PortList;
 use super::ledger::Ledger;
 use super::permutation::Permutation;
+use super::port_list::PortList;
 use jiff::Zoned;
 use portolan_common::addresses::AddressSet;
 use portolan_common::ports::PortSpec;

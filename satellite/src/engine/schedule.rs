@@ -23,6 +23,9 @@ pub(super) struct Loss {
 }
 
 impl Loss {
+    /// Nothing answered yet.
+    pub(super) const NONE: Self = Self { answered: 0, answered_late: 0 };
+
     /// Counts an answer to the first, or only to a later probe of a port.
     pub(super) fn count(&mut self, late: bool) {
         self.answered = self.answered.saturating_add(1);

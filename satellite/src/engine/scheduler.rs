@@ -10,17 +10,18 @@ mod sim;
 mod tests;
 
 use self::holds::Holds;
+use super::bucket::TokenBucket;
 use super::flights::{Due, Flight, Flights, Phase};
 use super::host::{Change, Overdue};
 use super::lanes::Lanes;
+use super::window::PathWindow;
 use super::ledger::Ledger;
 use super::limits::{Admission, Lease};
 use super::roster::Roster;
 use super::slots::Slots;
 use super::verdict::{Answer, Hold};
-use super::{Progress, Refusal};
+use super::{End, Progress};
 use jiff::{Timestamp, Zoned};
-use portolan_common::addresses::AddressSet;
 use portolan_common::observation::HostObservation;
 use portolan_common::ports::PortSpec;
 use portolan_common::scope::{Guard, PermittedTarget};
@@ -63,20 +64,11 @@ pub(super) struct Plan {
     pub(super) targets: ResolvedTargets,
     pub(super) ports: PortSpec,
     pub(super) gentle: bool,
+    /// Probes a second of this sweep.
+    pub(super) max_rate: Option<u32>,
+    /// Probes a second to one host.
+    pub(super) max_rate_per_host: Option<u32>,
     pub(super) seed: u64,
-}
-
-/// What is left of a sweep when it is over.
-#[derive(Debug)]
-pub(super) struct End {
-    /// Finished hosts that nobody took yet.
-    pub(super) finished: VecDeque<HostObservation>,
-    pub(super) progress: Progress,
-    /// Finished hosts of which something answered.
-    pub(super) hosts_up: u64,
-    pub(super) refusals: Vec<Refusal>,
-    pub(super) refusals_dropped: u64,
-    pub(super) coverage: Vec<(AddressSet, PortSpec)>,
 }
 
 #[derive(Debug)]
@@ -89,6 +81,10 @@ struct Active {
     queued: bool,
     /// While no probe to it leaves this host.
     held: Option<holds::Held>,
+    /// The rate of this host alone.
+    rate: Option<TokenBucket>,
+    /// Until when that holds it back.
+    paced_until: Option<Instant>,
 }
 
 /// A wall clock read some time ago.
@@ -112,7 +108,7 @@ pub(super) struct Scheduler {
     /// Of all of them together. Where it fills the budget, no further host begins: those that have begun come to their
     /// end the sooner.
     weight: usize,
-    lanes: Lanes,
+    lanes: Lanes<PathWindow>,
     flights: Flights,
     lease: Lease,
     ledger: Ledger,
@@ -128,11 +124,14 @@ pub(super) struct Scheduler {
     pause: Duration,
     held_since: Option<Instant>,
     holds: Holds,
+    /// The rate of this sweep alone.
+    rate: Option<TokenBucket>,
+    max_rate_per_host: Option<u32>,
 }
 
 impl Scheduler {
     pub(super) fn new(plan: Plan, guard: Arc<Guard>, lease: Lease, now: Instant, wall: Zoned) -> Self {
-        let Plan { targets, ports, gentle, seed } = plan;
+        let Plan { targets, ports, gentle, max_rate, max_rate_per_host, seed } = plan;
         let mut ledger = Ledger::default();
         let (allowed, refused) = guard.allowed(&targets.addresses);
         for (addresses, rule) in refused {
@@ -168,6 +167,8 @@ impl Scheduler {
             pause: FIRST_PAUSE,
             held_since: None,
             holds: Holds::default(),
+            rate: max_rate.map(TokenBucket::new),
+            max_rate_per_host,
         }
     }
 
@@ -179,6 +180,9 @@ impl Scheduler {
                 return Step::Wait(until);
             }
             self.paused_until = None;
+        }
+        if let Some(until) = self.rate.as_ref().map(|rate| rate.ready_at(now)).filter(|until| *until > now) {
+            return Step::Wait(until.min(self.next_wake(now)));
         }
         self.wake(now);
         for _ in 0..TURN {
@@ -195,7 +199,7 @@ impl Scheduler {
                 return Step::Wait(self.next_wake(now));
             };
             // What lands later puts a lane without room back into the queue.
-            let Some(lane) = self.lanes.get_mut(lane_key).filter(|lane| lane.has_room()) else { continue };
+            let Some(lane) = self.lanes.get_mut(lane_key).filter(|lane| lane.control.has_room()) else { continue };
             let Some(host_key) = lane.ready.pop_front() else { continue };
             let Some(host) = self.hosts.get_mut(host_key).filter(|host| host.queued && host.lane == lane_key)
             else {
@@ -203,16 +207,25 @@ impl Scheduler {
                 continue;
             };
             host.queued = false;
+            if let Some(until) = host.rate.as_ref().map(|rate| rate.ready_at(now)).filter(|at| *at > now) {
+                host.paced_until = Some(until);
+                self.holds.wake_at(until, host_key);
+                self.lanes.enqueue(lane_key);
+                continue;
+            }
             let Some(cell) = host.sweep.next() else {
                 self.lanes.enqueue(lane_key);
                 continue;
             };
             let admission = self.lease.admit(lane.demand(), self.guard.scope().max_rate, now);
             if admission == Admission::Granted {
-                lane.in_flight += 1;
+                lane.control.in_flight += 1;
                 lane.ready.push_back(host_key);
                 host.queued = true;
                 let wait = host.sweep.sent(cell);
+                for rate in host.rate.iter_mut().chain(&mut self.rate) {
+                    rate.take(now);
+                }
                 self.lanes.enqueue(lane_key);
                 self.progress.probes_sent += 1;
                 return Step::Probe(self.flights.launch(host_key, lane_key, cell, now, wait));
@@ -330,7 +343,7 @@ impl Scheduler {
                 Overdue::Old => self.flights.grow_old(key),
                 Overdue::Last { wait, silent } => {
                     if silent && let Some(lane) = self.lanes.get_mut(flight.lane) {
-                        lane.window.silent();
+                        lane.control.window.silent();
                     }
                     self.flights.wait_longer(key, wait);
                     true
@@ -439,7 +452,10 @@ impl Scheduler {
         if let Some(lane) = self.lanes.get(flight.lane) {
             self.lease.landed(lane.demand(), now);
         }
-        self.lanes.landed(flight.lane);
+        if let Some(lane) = self.lanes.get_mut(flight.lane) {
+            lane.control.in_flight = lane.control.in_flight.saturating_sub(1);
+        }
+        self.lanes.review(flight.lane);
     }
 
     /// Ends some of the flights that can be spared, the oldest first; `false` where there are none.
@@ -461,7 +477,7 @@ impl Scheduler {
             && let Some(lane) = self.lanes.get_mut(flight.lane)
         {
             lane.loss.count(late);
-            lane.window.answered(late);
+            lane.control.window.answered(late);
         }
         if change.settled > 1 {
             self.recall(flight.host, now);

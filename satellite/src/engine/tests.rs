@@ -23,7 +23,7 @@ fn request(target: &str, ports: &str) -> SweepRequest {
     SweepRequest {
         targets,
         ports: ports.parse().unwrap(),
-        method: Method::Auto,
+        method: Method::Connect,
         gentle: false,
         discover: Discovery::Auto,
         udp_budget: None,
@@ -90,8 +90,8 @@ async fn open_and_closed_over_both_families() {
         let ports = format!("1-1000,{port}");
         let (summary, hosts) = simply(address, &ports, SharedLimits::with_budget(500)).await;
         assert_eq!(summary.outcome, Outcome::Complete);
-        assert_eq!((summary.method, summary.hosts_up, summary.hosts_total), (Method::Connect, 1, 1));
-        assert_eq!(summary.method_reason, "this version has no raw engine");
+        assert_eq!((summary.method, summary.hosts_up, summary.hosts_total), ("connect".to_owned(), 1, 1));
+        assert_eq!(summary.method_reason, "asked for");
         assert!(summary.probes_sent >= 1001);
         assert_eq!(summary.coverage.len(), 1);
         let host = &hosts[0];

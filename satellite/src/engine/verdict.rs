@@ -71,11 +71,23 @@ pub(super) enum Verdict {
     HostProhibited,
     AdminProhibited,
     TimeExceeded,
+    IcmpRateLimited,
+}
+
+/// How a port was probed: the same answer has another name for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probing {
+    /// A TCP connection through the kernel.
+    Connect,
+    /// A bare TCP SYN.
+    Syn,
+    /// A UDP datagram.
+    Udp,
 }
 
 impl Verdict {
     /// Every verdict, in the order of their numbers.
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Open,
         Self::Refused,
         Self::PortUnreach,
@@ -87,12 +99,23 @@ impl Verdict {
         Self::HostProhibited,
         Self::AdminProhibited,
         Self::TimeExceeded,
+        Self::IcmpRateLimited,
     ];
 
-    /// The words for it. A port that answers ICMP port unreachable is closed: a connect call cannot tell it from a
-    /// reset, and nmap's connect scan calls it so, whichever device sent it. (This host's own firewall is told apart
-    /// before, by [`Offender::Own`].)
-    pub(super) fn words(self) -> (PortState, Reason) {
+    /// The words for it, as nmap's scan of the same kind has them. A TCP port that answers ICMP port unreachable is
+    /// closed to a connect call, which cannot tell it from a reset; to a SYN it is filtered, since a TCP stack would
+    /// have reset. (This host's own firewall is told apart before, by [`Offender::Own`].)
+    pub(super) fn words(self, probing: Probing) -> (PortState, Reason) {
+        match (self, probing) {
+            (Self::Open, Probing::Udp) => (PortState::Open, Reason::UdpResponse),
+            (Self::Refused, Probing::Syn) => (PortState::Closed, Reason::Reset),
+            (Self::PortUnreach, Probing::Syn) => (PortState::Filtered, Reason::PortUnreach),
+            (Self::NoResponse, Probing::Udp) => (PortState::OpenFiltered, Reason::NoResponse),
+            (verdict, _) => verdict.common_words(),
+        }
+    }
+
+    fn common_words(self) -> (PortState, Reason) {
         match self {
             Self::Open => (PortState::Open, Reason::SynAck),
             Self::Refused => (PortState::Closed, Reason::ConnRefused),
@@ -105,6 +128,7 @@ impl Verdict {
             Self::HostProhibited => (PortState::Filtered, Reason::HostProhibited),
             Self::AdminProhibited => (PortState::Filtered, Reason::AdminProhibited),
             Self::TimeExceeded => (PortState::Filtered, Reason::TimeExceeded),
+            Self::IcmpRateLimited => (PortState::OpenFiltered, Reason::IcmpRateLimited),
         }
     }
 
@@ -256,16 +280,16 @@ mod tests {
     #[test]
     fn icmp_says_what_it_says() {
         assert_eq!(
-            Verdict::of_icmp4(3, 13).map(Verdict::words),
+            Verdict::of_icmp4(3, 13).map(|verdict| verdict.words(Probing::Syn)),
             Some((PortState::Filtered, Reason::AdminProhibited))
         );
         assert_eq!(
-            Verdict::of_icmp4(3, 3).map(Verdict::words),
+            Verdict::of_icmp4(3, 3).map(|verdict| verdict.words(Probing::Connect)),
             Some((PortState::Closed, Reason::PortUnreach))
         );
         assert_eq!(Verdict::of_icmp4(3, 4), None, "path MTU discovery");
         assert_eq!(
-            Verdict::of_icmp6(1, 4).map(Verdict::words),
+            Verdict::of_icmp6(1, 4).map(|verdict| verdict.words(Probing::Udp)),
             Some((PortState::Closed, Reason::PortUnreach))
         );
         assert_eq!(Verdict::of_icmp6(2, 0), None, "path MTU discovery");

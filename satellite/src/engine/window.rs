@@ -6,6 +6,9 @@
 //! window that halves for every lost probe goes to nothing on a path that loses 2 %, so it halves only for more loss
 //! than that.
 
+use super::lanes::Control;
+use std::time::Instant;
+
 /// Loss is congestion when more than one in so many answers came late.
 ///
 /// Late answers come in clusters: what is lost stays in flight until its timeout, and a whole window may time out and
@@ -90,6 +93,30 @@ impl Window {
         if self.size < f64::from(max) {
             self.size = (self.size + step).min(f64::from(max));
         }
+    }
+}
+
+/// How much may be in flight along one path.
+#[derive(Debug)]
+pub(super) struct PathWindow {
+    pub(super) window: Window,
+    pub(super) in_flight: u32,
+}
+
+impl PathWindow {
+    /// Whether the window has room.
+    pub(super) fn has_room(&self) -> bool {
+        self.in_flight < self.window.limit()
+    }
+}
+
+impl Control for PathWindow {
+    fn new(_: Instant) -> Self {
+        Self { window: Window::new(PATH), in_flight: 0 }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.in_flight == 0
     }
 }
 

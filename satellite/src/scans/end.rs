@@ -145,7 +145,7 @@ fn shown(text: &str, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{MAX_REFUSALS, Method};
+    use crate::engine::MAX_REFUSALS;
     use portolan_common::addresses::AddressRange;
     use portolan_common::ports::PortSet;
     use std::net::Ipv4Addr;
@@ -173,7 +173,7 @@ mod tests {
             refusals,
             refusals_dropped: 5,
             coverage,
-            method: Method::Connect,
+            method: "connect".to_owned(),
             method_reason: "é".repeat(1000),
             notes: vec!["é".repeat(1000); 100],
         };

@@ -199,7 +199,7 @@ impl Uplink {
         v1::Hello {
             version: env!("CARGO_PKG_VERSION").into(),
             epoch: offer.epoch.as_bytes().to_vec(),
-            capabilities: crate::engine::Method::OFFERED.iter().map(ToString::to_string).collect(),
+            capabilities: crate::engine::capabilities(),
             running_scans: running.iter().map(|id| id.as_bytes().to_vec()).collect(),
             assignment_revision: self.assignment.revision,
             spool_depth: offer.depth,

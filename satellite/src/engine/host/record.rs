@@ -1,12 +1,12 @@
 //! What a host comes to in the end, and what a changed scope takes from it.
 
 use super::HostSweep;
-use crate::engine::verdict::{Cell, Verdict};
+use crate::engine::port_list::ascending;
+use crate::engine::verdict::{Cell, Probing, Verdict};
 use jiff::Timestamp;
 use portolan_common::observation::{HostObservation, PortDetail, Protocol, StateRun};
 use portolan_common::ports::{PortSet, PortSpec};
 use portolan_common::scope::PermittedTarget;
-use std::ops::RangeInclusive;
 
 impl HostSweep {
     /// The scope changed: what `target` does not permit any more and has no last word yet is refused. How many ports
@@ -37,7 +37,7 @@ impl HostSweep {
         for verdict in Verdict::ALL {
             let ports = self.ports_where(|cell| cell.settled() == Some(verdict));
             if !ports.is_empty() {
-                let (state, reason) = verdict.words();
+                let (state, reason) = verdict.words(Probing::Connect);
                 runs.push(StateRun { protocol: Protocol::Tcp, state, reason, ports });
             }
         }
@@ -74,7 +74,7 @@ impl HostSweep {
 
     fn withdraw(&mut self, forbidden: impl Fn(u16) -> bool) -> u32 {
         let mut lost = Vec::new();
-        for (cell, port) in self.cells.iter_mut().zip(self.list.ports.iter()) {
+        for (cell, port) in self.cells.iter_mut().zip(self.list.tcp.iter()) {
             if !cell.is_settled() && forbidden(*port) {
                 cell.withdraw();
                 lost.push(*port);
@@ -88,14 +88,7 @@ impl HostSweep {
     }
 
     fn ports_where(&self, wanted: impl Fn(&Cell) -> bool) -> PortSet {
-        let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
-        let wanted = self.cells.iter().zip(self.list.ports.iter()).filter(|(cell, _)| wanted(cell));
-        for (_, port) in wanted {
-            match ranges.last_mut() {
-                Some(range) if range.end().checked_add(1) == Some(*port) => *range = *range.start()..=*port,
-                _ => ranges.push(*port..=*port),
-            }
-        }
-        ranges.into_iter().collect()
+        let cells = self.cells.iter().zip(self.list.tcp.iter());
+        ascending(cells.filter(|(cell, _)| wanted(cell)).map(|(_, port)| *port))
     }
 }

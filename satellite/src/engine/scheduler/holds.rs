@@ -51,6 +51,11 @@ pub(super) struct Holds {
 }
 
 impl Holds {
+    /// A host is to be looked at again then.
+    pub(super) fn wake_at(&mut self, at: Instant, key: usize) {
+        self.wakes.push(Reverse((at, key)));
+    }
+
     pub(super) fn next_wake(&self) -> Option<Instant> {
         self.wakes.peek().map(|Reverse((at, _))| *at)
     }
@@ -119,9 +124,12 @@ impl Scheduler {
     pub(super) fn wake(&mut self, now: Instant) {
         while let Some(Reverse((at, key))) = self.holds.wakes.peek().copied().filter(|wake| wake.0.0 <= now) {
             self.holds.wakes.pop();
-            let held = self.hosts.get_mut(key).and_then(|host| host.held.as_mut());
-            if let Some(held) = held.filter(|held| held.until == Some(at)) {
+            let Some(host) = self.hosts.get_mut(key) else { continue };
+            if let Some(held) = host.held.as_mut().filter(|held| held.until == Some(at)) {
                 held.until = None;
+                self.queue(key);
+            } else if host.paced_until == Some(at) {
+                host.paced_until = None;
                 self.queue(key);
             }
         }

@@ -1,6 +1,7 @@
 //! How hosts come into a sweep and leave it.
 
 use super::{Active, MAX_WAITING, SPREAD, Scheduler};
+use crate::engine::bucket::TokenBucket;
 use crate::engine::host::HostSweep;
 use crate::engine::lanes::LaneKey;
 use crate::engine::limits::{Demand, GENTLE_IN_FLIGHT, PathKey};
@@ -37,11 +38,19 @@ impl Scheduler {
         self.progress.ports_total = self.progress.ports_total.saturating_sub(lost);
         self.note_hours(&admitted.target);
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let lane = self.lanes.join(self.lane_key(&admitted.target));
+        let lane = self.lanes.join(self.lane_key(&admitted.target), now);
         let weight = self.weight_of(&admitted);
         self.weight += weight;
         let sweep = HostSweep::new(admitted.target, admitted.list, admitted.refused, self.seed);
-        let key = self.hosts.insert(Active { sweep, lane, weight, queued: false, held: None });
+        let key = self.hosts.insert(Active {
+            sweep,
+            lane,
+            weight,
+            queued: false,
+            held: None,
+            rate: self.max_rate_per_host.map(TokenBucket::new),
+            paced_until: None,
+        });
         self.queue(key);
         true
     }
@@ -79,6 +88,7 @@ impl Scheduler {
         let lane = host.lane;
         if !host.queued
             && !host.held.is_some_and(|held| held.pauses())
+            && host.paced_until.is_none()
             && host.sweep.unsettled() > 0
             && let Some(state) = self.lanes.get_mut(lane)
         {

@@ -35,7 +35,7 @@ impl Scheduler {
             let lost = match permit.target {
                 Some(target) => {
                     let lost = host.sweep.narrow(target.clone());
-                    self.change_lane(key, &target);
+                    self.change_lane(key, &target, now);
                     self.note_hours(&target);
                     lost
                 }
@@ -51,11 +51,11 @@ impl Scheduler {
     }
 
     /// Moves a host whose limits changed.
-    fn change_lane(&mut self, key: usize, target: &PermittedTarget) {
+    fn change_lane(&mut self, key: usize, target: &PermittedTarget, now: Instant) {
         let lane_key = self.lane_key(target);
         let Some(host) = self.hosts.get_mut(key) else { return };
         let old = host.lane;
-        let new = self.lanes.join(lane_key);
+        let new = self.lanes.join(lane_key, now);
         host.lane = new;
         host.queued = host.queued && new == old;
         self.lanes.leave(old);

@@ -1,0 +1,52 @@
+//! Hosts that there is no way to at the moment. It is looked again, ever less often, and what lasts is believed; none of
+//! it counts as a probe.
+
+use super::Scheduler;
+use crate::engine::verdict::Verdict;
+use std::time::{Duration, Instant};
+
+/// The first pause of a host, which doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_millis(400);
+
+/// For how long there must be no way before it is believed: an interface that goes down for a moment is none of the
+/// target's doing.
+const NO_WAY_FOR: Duration = Duration::from_secs(3);
+
+/// A host that there is no way to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    since: Instant,
+    pause: Duration,
+}
+
+impl Scheduler {
+    /// There is no way to a host: it is looked again in a while, or believed.
+    pub(in crate::engine) fn no_way(&mut self, key: usize, verdict: Verdict, now: Instant) {
+        let Some(active) = self.hosts.get_mut(key) else { return };
+        let held = active.held.get_or_insert(Held { since: now, pause: FIRST_PAUSE });
+        if now.saturating_duration_since(held.since) >= NO_WAY_FOR {
+            return self.no_neighbour(key, verdict, now);
+        }
+        let at = now + held.pause;
+        held.pause = (held.pause * 2).min(MAX_PAUSE);
+        // It sends nothing meanwhile.
+        active.queued = false;
+        self.set_timer(key, at);
+    }
+
+    /// Nobody is there, as far as this host can tell: that is the last word on every port.
+    pub(in crate::engine) fn no_neighbour(&mut self, key: usize, verdict: Verdict, now: Instant) {
+        let Some(active) = self.hosts.get_mut(key) else { return };
+        let settled = active.host.close(verdict);
+        self.progress.ports_done += u64::from(settled);
+        self.finish(key, now);
+    }
+
+    /// Whether a host is held: then its way is looked for again.
+    pub(super) fn retry(&mut self, key: usize) -> bool {
+        let Some(active) = self.hosts.get(key).filter(|active| active.held.is_some()) else { return false };
+        self.unrouted.push_back((key, active.serial));
+        true
+    }
+}

@@ -1,0 +1,1 @@
+//! The prober over the loopback interface.

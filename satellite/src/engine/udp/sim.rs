@@ -1,0 +1,1 @@
+//! The pace of one host against simulated limiters.
