@@ -168,3 +168,85 @@ fn ipv6(source: Ipv6Addr, destination: Ipv6Addr, next_header: IpNumber, payload:
     };
     header.to_bytes()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+    use proptest::prelude::*;
+
+    /// The packet's own checksums and lengths, as a receiver verifies them.
+    fn verify(packet: &Packet) {
+        let bytes = packet.as_bytes();
+        let sliced = SlicedPacket::from_ip(bytes).unwrap();
+        match (sliced.net.unwrap(), sliced.transport.unwrap()) {
+            (NetSlice::Ipv4(ip), transport) => {
+                let header = ip.header().to_header();
+                assert_eq!(header.calc_header_checksum(), header.header_checksum);
+                assert_eq!((header.time_to_live, header.dont_fragment), (64, true));
+                assert_eq!(usize::from(header.total_len), bytes.len());
+                match transport {
+                    TransportSlice::Tcp(tcp) => {
+                        let right =
+                            tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination()).unwrap();
+                        assert_eq!(tcp.checksum(), right);
+                    }
+                    TransportSlice::Icmpv4(icmp) => {
+                        assert_eq!(icmp.icmp_type().calc_checksum(icmp.payload()), icmp.checksum());
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            (NetSlice::Ipv6(ip), transport) => {
+                let (source, destination) = (ip.header().source(), ip.header().destination());
+                assert_eq!(ip.header().hop_limit(), 64);
+                assert_eq!(usize::from(ip.header().payload_length()), bytes.len() - 40);
+                match transport {
+                    TransportSlice::Tcp(tcp) => {
+                        assert_eq!(tcp.checksum(), tcp.calc_checksum_ipv6(source, destination).unwrap());
+                    }
+                    TransportSlice::Icmpv6(icmp) => assert!(icmp.is_checksum_valid(source, destination)),
+                    other => panic!("{other:?}"),
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn lengths_and_checksums_are_right(
+            v4: ([u8; 4], [u8; 4]),
+            v6: ([u8; 16], [u8; 16]),
+            source_port: u16,
+            destination_port: u16,
+            key: [u8; 16],
+        ) {
+            let key = Key::from_bytes(key);
+            let ends: [(IpAddr, IpAddr); 4] = [
+                (v4.0.into(), v4.1.into()),
+                (v6.0.into(), v6.1.into()),
+                (v4.0.into(), v6.1.into()),
+                (v6.0.into(), v4.1.into()),
+            ];
+            for (source, destination) in ends {
+                let flow = Flow { source, source_port, destination, destination_port };
+                verify(&syn(&flow, &key));
+                verify(&ack(&flow, &key));
+                verify(&echo_request(source, destination, &key));
+            }
+        }
+    }
+
+    #[test]
+    fn a_syn_looks_like_one() {
+        let [source, destination] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
+        let flow = Flow { source, source_port: 40000, destination, destination_port: 22 };
+        let packet = syn(&flow, &Key::from_bytes([3; 16]));
+        let sliced = SlicedPacket::from_ip(packet.as_bytes()).unwrap();
+        let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("{packet:?}") };
+        assert!(tcp.syn() && !tcp.ack() && !tcp.rst());
+        assert_eq!((tcp.window_size(), tcp.options()), (1024, &MSS_OPTION[..]));
+        assert_eq!(packet.as_bytes().len(), 44);
+    }
+}

@@ -14,6 +14,7 @@
 mod build;
 mod clock;
 mod filter;
+mod ip;
 mod key;
 mod links;
 mod neighbour;

@@ -5,12 +5,10 @@
 //!
 //! TCP checksums are not verified: over virtual links the sender leaves them to hardware that is not there.
 
+use crate::ip::Ip;
 use crate::key::{Flow, Key};
 use crate::ports::Block;
-use etherparse::{
-    IpNumber, Ipv4HeaderSlice, Ipv6ExtensionSlice, Ipv6ExtensionsSlice, Ipv6HeaderSlice, TcpHeaderSlice,
-    icmpv4, icmpv6,
-};
+use etherparse::{IpNumber, TcpHeaderSlice, icmpv4, icmpv6};
 use std::net::IpAddr;
 
 /// An answer to one of our probes.
@@ -194,77 +192,5 @@ fn is_echo([a, b, c, d]: [u8; 4], source: IpAddr, destination: IpAddr, key: &Key
     (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])) == key.echo(source, destination)
 }
 
-/// What matters of an IP header, extension headers gone.
-struct Ip<'a> {
-    source: IpAddr,
-    destination: IpAddr,
-    ttl: u8,
-    protocol: IpNumber,
-    payload: &'a [u8],
-}
-
-impl<'a> Ip<'a> {
-    /// Reads a packet that arrived. Its length field must make sense; padding behind it is no payload.
-    fn received(bytes: &'a [u8]) -> Option<Self> {
-        Self::parse(bytes, |stated| Some(stated?.min(bytes.len())))
-    }
-
-    /// Reads a packet that an ICMP error quotes. Its length field is not used: some stacks spoil it on the way.
-    fn quoted(bytes: &'a [u8]) -> Option<Self> {
-        Self::parse(bytes, |_| Some(bytes.len()))
-    }
-
-    /// `end` says where the packet ends, given the length that the header states, if that makes sense.
-    fn parse(bytes: &'a [u8], end: impl Fn(Option<usize>) -> Option<usize>) -> Option<Self> {
-        match bytes.first()? >> 4 {
-            4 => Self::parse_v4(bytes, end),
-            6 => Self::parse_v6(bytes, end),
-            _ => None,
-        }
-    }
-
-    fn parse_v4(bytes: &'a [u8], end: impl Fn(Option<usize>) -> Option<usize>) -> Option<Self> {
-        let header = Ipv4HeaderSlice::from_slice(bytes).ok()?;
-        // Only the first fragment has the ports.
-        if header.fragments_offset().value() != 0 {
-            return None;
-        }
-        let start = header.slice().len();
-        let stated = usize::from(header.total_len());
-        let payload = bytes.get(start..end((stated >= start).then_some(stated))?)?;
-        Some(Self {
-            source: header.source_addr().into(),
-            destination: header.destination_addr().into(),
-            ttl: header.ttl(),
-            protocol: header.protocol(),
-            payload,
-        })
-    }
-
-    fn parse_v6(bytes: &'a [u8], end: impl Fn(Option<usize>) -> Option<usize>) -> Option<Self> {
-        let header = Ipv6HeaderSlice::from_slice(bytes).ok()?;
-        let start = header.slice().len();
-        let stated = start + usize::from(header.payload_length());
-        let payload = bytes.get(start..end(Some(stated))?)?;
-        let (protocol, payload) = match header.next_header() {
-            plain @ (IpNumber::TCP | IpNumber::IPV6_ICMP) => (plain, payload),
-            other => skip_extensions(other, payload)?,
-        };
-        Some(Self {
-            source: header.source_addr().into(),
-            destination: header.destination_addr().into(),
-            ttl: header.hop_limit(),
-            protocol,
-            payload,
-        })
-    }
-}
-
-/// What follows the extension headers (RFC 8200, section 4); nothing for a fragment other than the first.
-fn skip_extensions(next_header: IpNumber, bytes: &[u8]) -> Option<(IpNumber, &[u8])> {
-    let (extensions, protocol, payload, error) = Ipv6ExtensionsSlice::from_slice_lax(next_header, bytes);
-    let later_fragment = extensions.into_iter().any(|extension| {
-        matches!(extension, Ipv6ExtensionSlice::Fragment(fragment) if fragment.fragment_offset().value() != 0)
-    });
-    (error.is_none() && !later_fragment).then_some((protocol, payload))
-}
+#[cfg(test)]
+mod tests;

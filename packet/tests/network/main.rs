@@ -1,0 +1,5 @@
+//! The crate against real kernels: network namespaces, a cable between them, real targets at its far end.
+
+mod lab;
+mod probes;
+mod ways;
