@@ -85,3 +85,103 @@ pub(crate) fn advertisement(bytes: &[u8]) -> Option<(IpAddr, [u8; 6])> {
 fn is_host(mac: [u8; 6]) -> bool {
     mac[0] & 1 == 0 && mac != [0; 6]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+    /// The advertisement that answers a solicitation, with a checksum of its own.
+    fn advertise(target: Ipv6Addr, mac: [u8; 6], hop_limit: u8) -> Vec<u8> {
+        let to: Ipv6Addr = "fd77::1".parse().unwrap();
+        let body = [target.octets().as_slice(), &[2, 1], &mac].concat();
+        let kind = Icmpv6Type::NeighborAdvertisement(etherparse::icmpv6::NeighborAdvertisementHeader {
+            router: false,
+            solicited: true,
+            r#override: true,
+        });
+        let icmp = Icmpv6Header::with_checksum(kind, target.octets(), to.octets(), &body).unwrap();
+        let header = Ipv6Header {
+            payload_length: 32,
+            next_header: IpNumber::IPV6_ICMP,
+            hop_limit,
+            source: target.octets(),
+            destination: to.octets(),
+            ..Ipv6Header::default()
+        };
+        [header.to_bytes().as_slice(), &icmp.to_bytes(), &body].concat()
+    }
+
+    /// The reply to an ARP request.
+    fn reply(request: [u8; ArpEthIpv4Packet::LEN], mac: [u8; 6]) -> [u8; ArpEthIpv4Packet::LEN] {
+        let asked = ArpPacketSlice::from_slice(&request).unwrap().to_packet().try_eth_ipv4().unwrap();
+        assert_eq!(asked.operation, ArpOperation::REQUEST);
+        ArpEthIpv4Packet {
+            operation: ArpOperation::REPLY,
+            sender_mac: mac,
+            sender_ipv4: asked.target_ipv4,
+            target_mac: asked.sender_mac,
+            target_ipv4: asked.sender_ipv4,
+        }
+        .to_bytes()
+    }
+
+    #[test]
+    fn an_arp_reply_says_who_has_it() {
+        let (source, target) = (Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(10, 77, 0, 2));
+        let request = arp_request([2, 0, 0, 0, 0, 1], source, target);
+        assert_eq!(arp_reply(&reply(request, MAC)), Some((target.into(), MAC)));
+        assert_eq!(arp_reply(&request), None);
+        for nobody in [[0; 6], BROADCAST, [1, 0, 0x5e, 0, 0, 1]] {
+            assert_eq!(arp_reply(&reply(request, nobody)), None);
+        }
+        let nowhere = arp_request(MAC, source, Ipv4Addr::UNSPECIFIED);
+        assert_eq!(arp_reply(&reply(nowhere, MAC)), None);
+    }
+
+    #[test]
+    fn a_solicitation_goes_to_the_group_of_its_target() {
+        let (source, target) = ("fd77::1".parse().unwrap(), "fd77::12:3456".parse().unwrap());
+        let (packet, group) = solicitation(MAC, source, target);
+        assert_eq!(group, [0x33, 0x33, 0xff, 0x12, 0x34, 0x56]);
+        let ip = Ipv6HeaderSlice::from_slice(&packet).unwrap();
+        assert_eq!(ip.destination_addr(), "ff02::1:ff12:3456".parse::<Ipv6Addr>().unwrap());
+        assert_eq!((ip.hop_limit(), usize::from(ip.payload_length())), (255, packet.len() - 40));
+        let icmp = Icmpv6Slice::from_slice(&packet[40..]).unwrap();
+        assert!(icmp.is_checksum_valid(ip.source(), ip.destination()));
+        assert_eq!(icmp.payload(), [target.octets().as_slice(), &SOURCE_OPTION, &MAC].concat());
+    }
+
+    #[test]
+    fn an_advertisement_must_be_whole_and_from_this_link() {
+        let target: Ipv6Addr = "fd77::2".parse().unwrap();
+        let right = advertise(target, MAC, 255);
+        assert_eq!(advertisement(&right), Some((target.into(), MAC)));
+        assert_eq!(advertisement(&[right.as_slice(), &[0; 6]].concat()), Some((target.into(), MAC)));
+        assert_eq!(advertisement(&advertise(target, MAC, 254)), None);
+        assert_eq!(advertisement(&advertise("ff02::1".parse().unwrap(), MAC, 255)), None);
+        assert_eq!(advertisement(&advertise(target, BROADCAST, 255)), None);
+        assert_eq!(advertisement(&right[..71]), None);
+        for at in 40..right.len() {
+            let mut wrong = right.clone();
+            wrong[at] ^= 0x10;
+            assert_eq!(advertisement(&wrong), None, "byte {at}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..128)) {
+            let _ = (arp_reply(&bytes), advertisement(&bytes));
+        }
+
+        #[test]
+        fn changed_advertisements_are_read_without_panic(at in 0_usize..72, value: u8, length in 0_usize..=72) {
+            let mut bytes = advertise("fd77::2".parse().unwrap(), MAC, 255);
+            bytes[at] = value;
+            let _ = advertisement(&bytes[..length]);
+        }
+    }
+}

@@ -187,3 +187,53 @@ fn wait(socket: &Socket, errno: Errno) {
         thread::sleep(QUEUE_WAIT);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::echo_request;
+    use crate::key::Key;
+    use std::cell::Cell;
+    use std::net::Ipv4Addr;
+
+    /// Flushes `count` packets by a kernel that gives these results in turn, and then sends all it gets: which packets
+    /// it was offered first, how often it was waited for, and what failed.
+    fn flushed(count: u16, results: &[Result<usize, Errno>]) -> (Vec<u16>, u32, Vec<(usize, Errno)>) {
+        let packet =
+            echo_request(Ipv4Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into(), &Key::from_bytes([0; 16]));
+        let address = Address::v4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+        let entries: Vec<Entry> =
+            (0..count).map(|place| Entry { place, address, packet: packet.clone() }).collect();
+        let (mut offered, waits, mut failed) = (Vec::new(), Cell::new(0), Vec::new());
+        let mut results = results.iter();
+        let send = |entries: &[Entry]| {
+            offered.push(entries[0].place);
+            results.next().copied().unwrap_or(Ok(entries.len()))
+        };
+        flush(&entries, send, |_| waits.set(waits.get() + 1), &mut failed);
+        (offered, waits.get(), failed)
+    }
+
+    #[test]
+    fn all_is_sent_in_one_call_or_as_many_as_it_takes() {
+        assert_eq!(flushed(5, &[]), (vec![0], 0, vec![]));
+        assert_eq!(flushed(5, &[Ok(2), Err(Errno::EINTR), Ok(1)]), (vec![0, 2, 2, 3], 0, vec![]));
+        assert_eq!(flushed(0, &[]), (vec![], 0, vec![]));
+    }
+
+    #[test]
+    fn a_packet_without_a_way_is_passed_over() {
+        let (offered, waits, failed) =
+            flushed(4, &[Ok(1), Err(Errno::EHOSTUNREACH), Err(Errno::EPERM), Ok(1)]);
+        assert_eq!((offered, waits), (vec![0, 1, 2, 3], 0));
+        assert_eq!(failed, [(1, Errno::EHOSTUNREACH), (2, Errno::EPERM)]);
+    }
+
+    #[test]
+    fn shortage_is_waited_for_once() {
+        assert_eq!(flushed(3, &[Ok(1), Err(Errno::ENOBUFS)]), (vec![0, 1, 1], 1, vec![]));
+        let (offered, waits, failed) = flushed(4, &[Err(Errno::EAGAIN), Ok(1), Err(Errno::ENOBUFS)]);
+        assert_eq!((offered, waits), (vec![0, 0, 1], 1));
+        assert_eq!(failed, [(1, Errno::ENOBUFS), (2, Errno::ENOBUFS), (3, Errno::ENOBUFS)]);
+    }
+}

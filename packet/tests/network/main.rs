@@ -1,5 +1,6 @@
 //! The crate against real kernels: network namespaces, a cable between them, real targets at its far end.
 
+mod figures;
 mod lab;
 mod probes;
 mod ways;
