@@ -1,6 +1,8 @@
 //! IP headers, as far as it takes to read an answer. Pure.
 
-use etherparse::{IpNumber, Ipv4HeaderSlice, Ipv6ExtensionSlice, Ipv6ExtensionsSlice, Ipv6HeaderSlice};
+use etherparse::{
+    IpNumber, Ipv4HeaderSlice, Ipv6FragmentHeaderSlice, Ipv6HeaderSlice, Ipv6RawExtHeaderSlice,
+};
 use std::net::IpAddr;
 
 /// What matters of an IP packet, extension headers gone.
@@ -86,10 +88,27 @@ fn payload(bytes: &[u8], start: usize, stated: usize, found: Found) -> Option<&[
 }
 
 /// What follows the extension headers (RFC 8200, section 4); nothing for a fragment other than the first.
-fn skip_extensions(next_header: IpNumber, bytes: &[u8]) -> Option<(IpNumber, &[u8])> {
-    let (extensions, protocol, payload, error) = Ipv6ExtensionsSlice::from_slice_lax(next_header, bytes);
-    let later_fragment = extensions.into_iter().any(|extension| {
-        matches!(extension, Ipv6ExtensionSlice::Fragment(fragment) if fragment.fragment_offset().value() != 0)
-    });
-    (error.is_none() && !later_fragment).then_some((protocol, payload))
+///
+/// Walked here and not by etherparse's iterator, which trusts what a failed parse has left (version 0.21).
+fn skip_extensions(mut next_header: IpNumber, mut bytes: &[u8]) -> Option<(IpNumber, &[u8])> {
+    loop {
+        let (following, length) = match next_header {
+            IpNumber::IPV6_HEADER_HOP_BY_HOP
+            | IpNumber::IPV6_ROUTE_HEADER
+            | IpNumber::IPV6_DESTINATION_OPTIONS => {
+                let header = Ipv6RawExtHeaderSlice::from_slice(bytes).ok()?;
+                (header.next_header(), header.slice().len())
+            }
+            IpNumber::IPV6_FRAGMENTATION_HEADER => {
+                let header = Ipv6FragmentHeaderSlice::from_slice(bytes).ok()?;
+                if header.fragment_offset().value() != 0 {
+                    return None;
+                }
+                (header.next_header(), header.slice().len())
+            }
+            _ => return Some((next_header, bytes)),
+        };
+        next_header = following;
+        bytes = bytes.get(length..)?;
+    }
 }

@@ -28,6 +28,8 @@ mod send;
 mod solicit;
 mod sys;
 
+use std::io;
+
 pub use build::{Packet, ack, echo_request, syn};
 pub use key::{Flow, Key};
 pub use nix::errno::Errno;
@@ -44,8 +46,13 @@ pub fn capable() -> bool {
     why_not().is_none()
 }
 
-/// Why this process may not open packet sockets and raw sockets; nothing if it may. It tries.
+/// Why this process may not open packet sockets and raw sockets, and what to do; nothing if it may. It tries.
 #[must_use]
-pub fn why_not() -> Option<std::io::Error> {
-    Sender::open().err()
+pub fn why_not() -> Option<io::Error> {
+    let error = Sender::open().err()?;
+    let advice = match error.kind() {
+        io::ErrorKind::PermissionDenied => "; they need CAP_NET_RAW",
+        _ => "",
+    };
+    Some(io::Error::new(error.kind(), format!("raw sockets cannot be opened: {error}{advice}")))
 }

@@ -95,8 +95,13 @@ mod tests {
 
     /// The advertisement that answers a solicitation, with a checksum of its own.
     fn advertise(target: Ipv6Addr, mac: [u8; 6], hop_limit: u8) -> Vec<u8> {
+        advertise_with(target, &[&[2, 1], mac.as_slice()].concat(), hop_limit)
+    }
+
+    /// The same with any options.
+    fn advertise_with(target: Ipv6Addr, options: &[u8], hop_limit: u8) -> Vec<u8> {
         let to: Ipv6Addr = "fd77::1".parse().unwrap();
-        let body = [target.octets().as_slice(), &[2, 1], &mac].concat();
+        let body = [target.octets().as_slice(), options].concat();
         let kind = Icmpv6Type::NeighborAdvertisement(etherparse::icmpv6::NeighborAdvertisementHeader {
             router: false,
             solicited: true,
@@ -104,7 +109,7 @@ mod tests {
         });
         let icmp = Icmpv6Header::with_checksum(kind, target.octets(), to.octets(), &body).unwrap();
         let header = Ipv6Header {
-            payload_length: 32,
+            payload_length: (8 + body.len()) as u16,
             next_header: IpNumber::IPV6_ICMP,
             hop_limit,
             source: target.octets(),
@@ -175,6 +180,21 @@ mod tests {
         #[test]
         fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..128)) {
             let _ = (arp_reply(&bytes), advertisement(&bytes));
+        }
+
+        #[test]
+        fn any_options_are_read_without_panic(
+            mut options in prop::collection::vec(any::<u8>(), 0..64),
+            kind in 0_u8..8,
+            units in 0_u8..4,
+        ) {
+            for option in options.chunks_mut(8) {
+                option[0] = kind;
+                if let Some(length) = option.get_mut(1) {
+                    *length = units;
+                }
+            }
+            let _ = advertisement(&advertise_with("fd77::2".parse().unwrap(), &options, 255));
         }
 
         #[test]

@@ -231,6 +231,31 @@ proptest! {
     }
 
     #[test]
+    fn any_extension_headers_are_read_without_panic(
+        kinds in prop::collection::vec(prop::sample::select(vec![0_u8, 6, 43, 44, 50, 51, 58, 59, 60]), 1..8),
+        fill in prop::collection::vec(any::<u8>(), 128),
+        long in 0..4_u8,
+        length in 0..128_usize,
+        quoted: bool,
+    ) {
+        let (flow, key) = one_flow(false);
+        let mut bytes = fill[..length].to_vec();
+        // Headers of eight bytes, one of which says that it is longer.
+        for (place, header) in bytes.chunks_mut(8).enumerate() {
+            header[0] = kinds[(place + 1) % kinds.len()];
+            if let Some(units) = header.get_mut(1) {
+                *units = if place == 2 { long } else { 0 };
+            }
+        }
+        let kind = IpNumber(kinds[0]);
+        let mut bytes = packet(flow.destination, flow.source, kind, &bytes);
+        if quoted {
+            bytes = unreachable(router(flow.source), flow.source, &bytes);
+        }
+        prop_assert_eq!(read(&bytes, &key, Block::of(flow.source_port)), None);
+    }
+
+    #[test]
     fn cut_and_changed_answers_are_read_without_panic(
         (flow, key) in flows(),
         changes in prop::collection::vec((any::<Index>(), any::<u8>()), 0..8),
@@ -329,6 +354,19 @@ fn ipv6_extension_headers_are_passed_over() {
         let length = (bytes.len() - 40) as u16;
         bytes[4..6].copy_from_slice(&length.to_be_bytes());
     }));
+}
+
+#[test]
+fn an_extension_header_that_is_cut_short_is_no_answer() {
+    // Hop-by-hop options, then a routing header that is longer than the packet.
+    for cut in 0..24 {
+        assert!(!believed(false, |bytes| {
+            bytes.truncate(40);
+            bytes.extend(&[43, 0, 1, 4, 0, 0, 0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..cut]);
+            bytes[6] = 0;
+            bytes[4..6].copy_from_slice(&(cut as u16).to_be_bytes());
+        }));
+    }
 }
 
 #[test]

@@ -3,7 +3,9 @@
 
 use crate::lab::{FAR, NEAR, in_pair, index, mac, wait_for};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use portolan_packet::{Block, Flow, Key, Receiver, Sender, SourcePorts, Via, echo_request, read, syn};
+use portolan_packet::{
+    Block, Flow, Key, Receiver, Routes, Sender, SourcePorts, Via, echo_request, read, syn,
+};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -149,5 +151,25 @@ fn latency_of_one_answer() {
                 times[COUNT * 99 / 100]
             );
         }
+    });
+}
+
+#[test]
+#[ignore = "measures"]
+fn asking_for_routes() {
+    const COUNT: u32 = 20_000;
+    in_pair(|_| {
+        let mut routes = Routes::open().unwrap();
+        let begin = Instant::now();
+        for number in 0..COUNT {
+            let [_, _, c, d] = number.to_be_bytes();
+            black_box(routes.lookup([10, 77, 0, d ^ c].into()).unwrap());
+        }
+        each("route looked up", COUNT, begin.elapsed());
+        let begin = Instant::now();
+        for _ in 0..COUNT {
+            black_box(routes.neighbour(index("near"), FAR[0]).unwrap());
+        }
+        each("neighbour and interface index looked up", COUNT, begin.elapsed());
     });
 }
