@@ -118,12 +118,12 @@ pub(crate) fn neighbour_advertisement() -> Vec<SockFilter> {
     ])
 }
 
-/// ARP replies for this host.
+/// ARP replies, for this host or for all: those about link-local addresses are broadcast (RFC 3927, section 2.5).
 pub(crate) fn arp_reply() -> Vec<SockFilter> {
     use Op::*;
     assemble(&[
         PacketType,
-        Equal(libc::PACKET_HOST.into(), To::Next, To::Reject),
+        Equal(libc::PACKET_OTHERHOST.into(), To::Reject, To::Next),
         Half(6),
         Equal(etherparse::ArpOperation::REPLY.0.into(), To::Accept, To::Reject),
     ])

@@ -61,9 +61,13 @@ impl Routes {
             other => Err(unexpected(&other)),
         });
         let route = found.and_then(|found| {
-            let ethernet = found.plain && self.links.ethernet(&mut self.netlink, found.interface)?.is_some();
+            let ethernet = match self.links.ethernet(&mut self.netlink, found.interface) {
+                // A kernel may say things of an interface that are not understood; it knows the way all the same.
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
+                result => result?,
+            };
             let hop = match found.gateway {
-                _ if !ethernet => Hop::Kernel,
+                _ if ethernet.is_none() || !found.plain => Hop::Kernel,
                 Some(gateway) => Hop::Gateway(gateway),
                 None => Hop::OnLink,
             };

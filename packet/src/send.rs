@@ -4,6 +4,7 @@ use crate::build::Packet;
 use crate::sys::{self, Address, BATCH};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddrV4, SocketAddrV6};
@@ -83,6 +84,12 @@ impl Sender {
         let raw = |domain| -> io::Result<Socket> {
             let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
             socket.set_send_buffer_size(SEND_BUFFER)?;
+            // Without it the kernel keeps to itself that a device's queue was full.
+            if domain == Domain::IPV4 {
+                setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+            } else {
+                setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
+            }
             Ok(socket)
         };
         let v6 = match raw(Domain::IPV6) {

@@ -6,6 +6,7 @@ use portolan_packet::{
     read, syn,
 };
 use std::net::{IpAddr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Everything that a sweep needs.
@@ -344,5 +345,38 @@ fn the_kernel_gives_our_ports_to_nobody() {
         // What is left of the range has connections all over it.
         let error = SourcePorts::reserve().unwrap_err();
         assert!(error.to_string().contains("between 40000 and 40047"), "{error}");
+    });
+}
+
+#[test]
+fn a_full_device_queue_is_reported() {
+    in_pair(|far| {
+        // Room for a few packets, and the next second's worth is 1,000 bytes.
+        let narrow = "qdisc add dev near root tbf rate 8kbit burst 1600 limit 1600";
+        match Command::new("tc").args(narrow.split(' ')).output() {
+            Ok(output) if output.status.success() => {}
+            _ => return eprintln!("SKIPPED: this kernel cannot limit a queue"),
+        }
+        // Or the kernel would keep the packets itself until it knows the neighbour.
+        let [a, b, c, d, e, f] = far.run(|| mac("far"));
+        for target in FAR {
+            ip(&format!("neigh add {target} lladdr {a:x}:{b:x}:{c:x}:{d:x}:{e:x}:{f:x} dev near"));
+        }
+        let mut engine = Engine::open();
+        for via in links(far) {
+            for (source, target) in NEAR.into_iter().zip(FAR) {
+                for _ in 0..Sender::CAPACITY {
+                    engine.sender.queue(via, target, &echo_request(source, target, &engine.key)).unwrap();
+                }
+                let (begin, mut failed) = (Instant::now(), Vec::new());
+                engine.sender.flush(&mut failed);
+                assert!(begin.elapsed() < Duration::from_secs(1));
+                assert!(engine.sender.is_empty() && failed.len() > 100, "{} by {via:?}", failed.len());
+                assert!(failed.iter().all(|(_, errno)| *errno == Errno::ENOBUFS), "{failed:?}");
+                // What remained, in order.
+                let last = Sender::CAPACITY - 1;
+                assert!(failed.iter().map(|(place, _)| *place).eq(last + 1 - failed.len()..=last));
+            }
+        }
     });
 }
