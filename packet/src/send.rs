@@ -97,7 +97,8 @@ impl Sender {
             Err(error) if error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) => None,
             Err(error) => return Err(error),
         };
-        // Without a protocol it is sent nothing.
+        // Without a protocol it is sent nothing. Its packets pass the device's queue: going round it
+        // (PACKET_QDISC_BYPASS) measured no faster, and the queue is what tells that the device is full.
         let link = Socket::new(Domain::PACKET, Type::DGRAM, None)?;
         link.set_send_buffer_size(SEND_BUFFER)?;
         Ok(Self { v4: Lane::new(Some(raw(Domain::IPV4)?)), v6: Lane::new(v6), link: Lane::new(Some(link)) })
