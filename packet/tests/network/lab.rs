@@ -66,9 +66,16 @@ pub fn in_pair(test: impl FnOnce(&Far) + Send + 'static) {
         });
         let far = Far { jobs: Some(jobs), thread: Some(thread) };
         let far_thread = far_thread.recv().unwrap();
+        // No duplicate address detection, for which each test would wait a second or two.
+        let no_dad = || sysctl("ipv6/conf/default/accept_dad", "0");
+        no_dad();
+        far.run(no_dad);
         ip(&format!("link add near type veth peer name far netns {far_thread}"));
         set_up("near", NEAR);
         far.run(|| set_up("far", FAR));
+        // The kernel brings a new link up in its own time, and drops what is sent before.
+        wait_for("link", || is_up("near").then_some(()));
+        wait_for("link", || far.run(|| is_up("far")).then_some(()));
         test(&far);
     });
     if let Err(panic) = near.join() {
@@ -81,6 +88,16 @@ fn set_up(interface: &str, addresses: [IpAddr; 2]) {
     ip(&format!("addr add {}/24 dev {interface}", addresses[0]));
     ip(&format!("addr add {}/64 dev {interface} nodad", addresses[1]));
     ip(&format!("link set {interface} up"));
+}
+
+fn is_up(interface: &str) -> bool {
+    show("link", interface).contains("state UP") && !show("address", interface).contains("tentative")
+}
+
+/// What ip(8) says of an interface of this thread's namespace.
+fn show(what: &str, interface: &str) -> String {
+    let output = Command::new("ip").args(["-o", what, "show", "dev", interface]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Runs ip(8) in this thread's namespace.
@@ -101,21 +118,20 @@ pub fn index(interface: &str) -> u32 {
 
 /// The link-layer address of an interface of this thread's namespace.
 pub fn mac(interface: &str) -> [u8; 6] {
-    let output = Command::new("ip").args(["-o", "link", "show", interface]).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
+    let text = show("link", interface);
     let mac = text.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap();
     let octets: Vec<u8> = mac.split(':').map(|octet| u8::from_str_radix(octet, 16).unwrap()).collect();
     octets.try_into().unwrap()
 }
 
-/// Asks until there is an answer, for two seconds.
+/// Asks until there is an answer, for ten seconds.
 pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(2);
+    let end = Instant::now() + Duration::from_secs(10);
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(Instant::now() < end, "no {what} within 2 s");
+        assert!(Instant::now() < end, "no {what} within 10 s");
         thread::sleep(Duration::from_millis(1));
     }
 }

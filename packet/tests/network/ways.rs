@@ -3,6 +3,7 @@
 use crate::lab::{FAR, NEAR, in_pair, index, ip, mac, wait_for};
 use portolan_packet::{Errno, Hop, Key, Routes, Sender, Solicitor, Via, capable, echo_request, why_not};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -107,9 +108,13 @@ fn neighbours_are_found_without_the_kernels_table() {
         let mut solicitor = Solicitor::open().unwrap();
         for (source, target) in NEAR.into_iter().zip(FAR) {
             assert_eq!(routes.neighbour(near, target).unwrap(), None);
-            solicitor.ask(near, source, target).unwrap();
-            let mut answers = Vec::new();
+            let (mut answers, mut next) = (Vec::new(), Instant::now());
             wait_for("answer", || {
+                // A new address joins its multicast group in its own time.
+                if next <= Instant::now() {
+                    next += Duration::from_millis(200);
+                    solicitor.ask(near, source, target).unwrap();
+                }
                 solicitor.drain(|interface, address, mac| answers.push((interface, address, mac)));
                 (!answers.is_empty()).then_some(())
             });
