@@ -4,8 +4,6 @@
 //! A UDP port answers with a datagram (open), with ICMP port unreachable (closed), or not at all, which may mean
 //! anything: hence payloads that real servers answer, and patience with hosts that ration their errors.
 
-#![allow(dead_code, unused_imports, reason = "nothing calls it yet")]
-
 mod pacing;
 mod payloads;
 mod prober;
@@ -13,5 +11,4 @@ mod prober;
 mod sim;
 
 pub(super) use pacing::Pacing;
-pub(super) use payloads::payload;
 pub(super) use prober::{UdpAnswer, UdpProber, UdpSeen};

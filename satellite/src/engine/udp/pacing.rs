@@ -25,8 +25,14 @@ const MEMORY: usize = 64;
 /// that a single error lost on its way does not mislead.
 const QUIET: Duration = Duration::from_millis(2200);
 
-/// The longest step while the interval is not known.
+/// The longest interval that is taken for granted before it was measured.
 const SEARCH: Duration = Duration::from_millis(20);
+
+/// The longest step from a probe that met no token to the next.
+const LONGEST_STEP: Duration = Duration::from_millis(25);
+
+/// So long after the first probe, a bucket that an earlier scan left empty has had a token: Linux's interval.
+const FIRST_TOKEN: Duration = Duration::from_millis(1100);
 
 /// The step while no error comes anyway.
 const TRICKLE: Duration = Duration::from_millis(1);
@@ -34,8 +40,15 @@ const TRICKLE: Duration = Duration::from_millis(1);
 /// The shortest interval that matters; hosts with more errors to give are as good as unlimited.
 const SHORTEST: Duration = Duration::from_micros(50);
 
+/// The longest interval that is believed: where few of many silent ports are closed, errors are rarer than tokens.
+const LONGEST: Duration = Duration::from_secs(2);
+
 /// How many probes in a row are answered before the pace quickens.
-const STREAK: u32 = 8;
+const STREAK: u32 = 4;
+
+/// Measurements of the interval remembered. The shortest of them is believed: a silent port or a loss only makes one
+/// longer.
+const SAMPLES: usize = 8;
 
 /// How long an error is waited for before the next probe, at most.
 const MAX_PATIENCE: Duration = Duration::from_millis(500);
@@ -53,8 +66,8 @@ pub(in crate::engine) struct Pacing {
     errors: VecDeque<Instant>,
     /// The latest of those.
     drew: Option<Instant>,
-    /// The learned time between two tokens.
-    interval: Option<Duration>,
+    /// The latest measurements of the time between two tokens.
+    samples: VecDeque<Duration>,
     /// The time from a probe that drew an error to the next one.
     gap: Duration,
     /// How long after a probe its error would be here.
@@ -77,12 +90,15 @@ impl Pacing {
     /// need not wait for it, if only [`Pacing::sent`] is told.
     pub(in crate::engine) fn next_at(&self, now: Instant) -> Instant {
         let (true, Some(last)) = (self.limited, self.sent.back()) else { return now };
+        let vain = self.drew.map_or(Duration::ZERO, |drew| last.saturating_duration_since(drew));
         let step = if self.is_quiet(now) {
             TRICKLE
-        } else if self.interval.is_none() {
-            self.gap
+        } else if vain <= self.patience {
+            // The answer may be on its way.
+            self.gap.min(self.patience)
         } else {
-            self.patience.max(self.gap / 16).min(self.gap)
+            // The longer there was no token, the longer it may take.
+            (vain / 16).min(LONGEST_STEP)
         };
         let token = self.drew.map_or(now, |drew| drew + self.gap);
         now.max(*last + step).max(token)
@@ -91,7 +107,7 @@ impl Pacing {
     /// A probe left.
     pub(in crate::engine) fn sent(&mut self, now: Instant) {
         self.first.get_or_insert(now);
-        remember(&mut self.sent, now);
+        remember(&mut self.sent, now, MEMORY);
     }
 
     /// An ICMP port unreachable came from the host itself, about a probe that left at `sent`. Where several probes may
@@ -100,7 +116,7 @@ impl Pacing {
         let round_trip = now.saturating_duration_since(sent);
         let patience = round_trip * 2 + Duration::from_millis(5);
         self.patience = patience.max(self.patience * 7 / 8).min(MAX_PATIENCE);
-        remember(&mut self.errors, sent);
+        remember(&mut self.errors, sent, MEMORY);
         let before = self.drew.replace(self.drew.map_or(sent, |drew| drew.max(sent)));
         self.since = self.since.saturating_add(1);
         let Some(before) = before.filter(|before| self.limited && *before < sent) else { return };
@@ -113,20 +129,19 @@ impl Pacing {
         } else {
             self.streak = self.streak.saturating_add(1);
             if self.streak >= STREAK {
-                self.gap = (self.gap * 4 / 5).max(SHORTEST);
+                self.gap = (self.gap * 2 / 3).max(SHORTEST);
             }
         }
     }
 
     /// A probe was not answered in time.
     pub(in crate::engine) fn silent(&mut self, now: Instant) {
-        let (Some(drew), Some(first)) = (self.drew, self.errors.front()) else { return };
+        let Some(first) = self.errors.front() else { return };
         if !self.limited {
             self.limited = true;
             // The rate so far, the silence included.
             let rate = now.saturating_duration_since(*first) / self.errors.len().max(1) as u32;
             self.gap = rate.clamp(SHORTEST, SEARCH);
-            (self.anchor, self.since, self.streak) = (Some(drew), 0, 0);
         }
     }
 
@@ -142,34 +157,36 @@ impl Pacing {
         self.limited
     }
 
-    /// The learned time between two errors.
+    /// The learned time between two errors, 50 us to 2 s; `None` before it was measured. It is the shortest of the
+    /// latest measurements, and too short where tokens had piled up.
     pub(in crate::engine) fn interval(&self) -> Option<Duration> {
-        self.interval
+        self.samples.iter().min().copied()
     }
 
     /// Whether silence to a probe that left at `sent` counts: were the port closed, the host would have said so. To be
     /// asked when the probe has timed out, so that the errors of the probes around it are here.
     ///
-    /// It counts where the host has sent no errors at all; and else if no probe drew one in the 2.2 s (or two learned
-    /// intervals, if longer) before it, nor was the first probe of all sent in that time: then a token had come in
-    /// between, and nobody took it. It holds for limits of an error every 2 s or better. As ever, one silence may be a
-    /// loss: a port needs as many that count as it would need on a host without limits.
+    /// It counts if no probe drew an error in the 2.2 s (or two learned intervals, if longer) before it, nor was the
+    /// first probe of all sent in that time: then a token had come in between, and nobody took it. Where the host has
+    /// sent no errors at all, it counts from 1.1 s after the first probe: a scan just before may have drained the
+    /// bucket. It holds for limits of an error every 2 s or better; where errors get lost too, of one every 1.1 s. As
+    /// ever, one silence may be a loss: a port needs as many that count as it would need on a host without limits,
+    /// spread over a second at least.
     pub(in crate::engine) fn proves_silence(&self, sent: Instant) -> bool {
+        let Some(first) = self.first.filter(|first| *first <= sent) else { return false };
         if self.drew.is_none() {
-            return true;
+            return sent - first >= FIRST_TOKEN;
         }
         let calm = |drew: &Instant| *drew > sent || sent.saturating_duration_since(*drew) >= self.quiet();
         let forgotten = self.errors.len() == MEMORY && self.errors.iter().all(|drew| *drew > sent);
-        !forgotten
-            && self.errors.iter().all(calm)
-            && self.first.is_some_and(|first| first <= sent && calm(&first))
+        !forgotten && self.errors.iter().all(calm) && calm(&first)
     }
 
     // --- private ---
 
     /// How long a host must have sent no error for a token to be there.
     fn quiet(&self) -> Duration {
-        QUIET.max(self.interval.unwrap_or_default() * 2)
+        QUIET.max(self.interval().unwrap_or_default() * 2)
     }
 
     fn is_quiet(&self, now: Instant) -> bool {
@@ -178,24 +195,19 @@ impl Pacing {
 
     /// Takes one measurement: this many tokens came in this time.
     fn learn(&mut self, time: Duration, tokens: u32) {
-        let sample = time / tokens.max(1);
-        let interval = match self.interval {
-            // One that is far shorter is no error of measurement. Others may be due to a loss.
-            Some(interval) if sample * 2 > interval => {
-                let weight = tokens.min(8);
-                (interval * 8 + sample * weight) / (8 + weight)
-            }
-            _ => sample,
-        };
-        let interval = interval.max(SHORTEST);
-        self.interval = Some(interval);
-        self.gap = interval;
+        let mut sample = (time / tokens.max(1)).clamp(SHORTEST, LONGEST);
+        if self.streak >= STREAK {
+            // It was measured at the pace of the probes, up to the one that was missed.
+            sample = sample.min(self.gap * 3 / 2);
+        }
+        remember(&mut self.samples, sample, SAMPLES);
+        self.gap = self.interval().unwrap_or(sample);
     }
 }
 
-fn remember(times: &mut VecDeque<Instant>, time: Instant) {
-    if times.len() == MEMORY {
-        times.pop_front();
+fn remember<T>(things: &mut VecDeque<T>, thing: T, most: usize) {
+    if things.len() == most {
+        things.pop_front();
     }
-    times.push_back(time);
+    things.push_back(thing);
 }
