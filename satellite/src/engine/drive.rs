@@ -13,7 +13,7 @@ use tokio::sync::mpsc::error::TrySendError;
 /// Probes between two looks at what was answered: few, so that answers are not read late.
 const BURST: usize = 16;
 
-/// The longest sleep: how late a cancellation or a new scope may be noticed while nothing is sent anyway.
+/// The longest sleep: how late a cancellation, a pause or a new scope may be noticed while nothing is sent anyway.
 const MAX_SLEEP: Duration = Duration::from_millis(10);
 
 /// How often progress is told.
@@ -44,6 +44,11 @@ pub(super) fn run(
             scheduler.set_guard(Arc::clone(&guard), now);
         }
         drop(current);
+        let pause = *control.pause.borrow();
+        let turned = pause != scheduler.is_suspended();
+        if turned {
+            scheduler.suspend(pause, now);
+        }
         scheduler.tick(now, Zoned::now);
         let wake = match send(scheduler, &mut prober) {
             Ok(Some(wake)) => wake,
@@ -52,7 +57,7 @@ pub(super) fn run(
         };
         let told_all = tell(scheduler, events);
         let now = Instant::now();
-        if now.saturating_duration_since(told) >= PROGRESS && told_all {
+        if (turned || now.saturating_duration_since(told) >= PROGRESS) && told_all {
             told = now;
             // Left out while the receiver is busy: the next one says more.
             let _ = events.try_send(SweepEvent::Progress(scheduler.progress()));

@@ -183,6 +183,14 @@ impl HostSweep {
         self.put_back(cell);
     }
 
+    /// A probe is given up before its wait is over: it does not count, and the port is probed again.
+    pub(super) fn forgo(&mut self, cell: u16) {
+        if let Some(cell) = self.cell(cell) {
+            cell.attempts = cell.attempts.saturating_sub(1);
+        }
+        self.put_back(cell);
+    }
+
     /// Whether the probe that was answered so need not be waited for any longer.
     pub(super) fn ends_the_wait(&self, answer: &Answer) -> bool {
         match answer {

@@ -97,7 +97,7 @@ impl Method {
 /// What this host lets a satellite do: its capabilities, as the server knows them.
 pub fn capabilities() -> Vec<String> {
     let raw = portolan_packet::capable();
-    let words = [("connect", true), ("udp", true), ("syn", raw), ("discover", raw)];
+    let words = [("connect", true), ("udp", true), ("syn", raw), ("discover", raw), ("pause", true)];
     words.into_iter().filter(|(_, offered)| *offered).map(|(word, _)| word.to_owned()).collect()
 }
 

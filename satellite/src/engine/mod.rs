@@ -220,11 +220,10 @@ pub async fn sweep(
         ));
     }
     // A future that is dropped takes its thread with it.
-    let cancel = control.cancel.child_token();
-    let _guard = cancel.clone().drop_guard();
+    let control = Control { cancel: control.cancel.child_token(), ..control };
+    let _guard = control.cancel.clone().drop_guard();
     let (done, result) = oneshot::channel();
     let sender = events.clone();
-    let control = Control { cancel, pause: control.pause };
     let discover = match request.discover {
         Discovery::Auto => request.targets.has_ranges,
         Discovery::On => true,

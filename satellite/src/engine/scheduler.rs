@@ -6,6 +6,7 @@ mod hosts;
 mod review;
 #[cfg(test)]
 mod sim;
+mod suspend;
 #[cfg(test)]
 mod tests;
 
@@ -127,6 +128,8 @@ pub(super) struct Scheduler {
     /// The rate of this sweep alone.
     rate: Option<TokenBucket>,
     max_rate_per_host: Option<u32>,
+    /// Since when an operator wants it to send nothing.
+    suspended_since: Option<Instant>,
 }
 
 impl Scheduler {
@@ -169,12 +172,16 @@ impl Scheduler {
             holds: Holds::default(),
             rate: max_rate.map(TokenBucket::new),
             max_rate_per_host,
+            suspended_since: None,
         }
     }
 
     /// The next step. After [`Step::Probe`] exactly one of [`Scheduler::pending`], [`Scheduler::answered`] and
     /// [`Scheduler::held`] follows for that flight.
     pub(super) fn next(&mut self, now: Instant) -> Step {
+        if self.is_suspended() {
+            return self.rest(now);
+        }
         if let Some(until) = self.paused_until {
             if until > now {
                 return Step::Wait(until);
@@ -311,6 +318,10 @@ impl Scheduler {
             // A host may have changed lanes meanwhile.
             let lane = self.hosts.get(flight.host).and_then(|host| self.lanes.get(host.lane));
             let path = lane.map(|lane| lane.loss).unwrap_or_default();
+            if due == Due::Resent && self.is_suspended() {
+                self.forgo(key, &flight, now);
+                continue;
+            }
             if due == Due::Resent {
                 let must = flight.phase != Phase::Old;
                 if lane.is_none_or(|lane| self.lease.charge(lane.demand(), must, now)) {
@@ -380,7 +391,7 @@ impl Scheduler {
     }
 
     pub(super) fn progress(&self) -> Progress {
-        self.progress
+        Progress { paused: self.is_suspended(), ..self.progress }
     }
 
     /// Ends the sweep, wherever it is, and gives back what it shares with others.

@@ -323,3 +323,39 @@ async fn progress_is_told_now_and_then() {
     let last = progress.last().unwrap();
     assert_eq!((last.hosts_done, last.hosts_total, last.ports_done, last.ports_total), (4, 4, 2000, 2000));
 }
+
+#[tokio::test]
+async fn a_pause_holds_the_probes_until_it_is_over() {
+    let (pause, paused) = watch::channel(true);
+    let control = Control { cancel: CancellationToken::new(), pause: paused };
+    let (sender, mut receiver) = mpsc::channel(1024);
+    let context = context(EVERYTHING, SharedLimits::with_budget(100));
+    let sweeping = tokio::spawn(sweep(request("127.2.0.0/25", "1-5"), context, sender, control));
+    for _ in 0..2 {
+        let SweepEvent::Progress(progress) = receiver.recv().await.unwrap() else { panic!("a host") };
+        assert!(progress.paused && progress.probes_sent == 0, "{progress:?}");
+    }
+    pause.send_replace(false);
+    let (mut hosts, mut last) = (0, Progress::default());
+    while let Some(event) = receiver.recv().await {
+        match event {
+            SweepEvent::Host(_) => hosts += 1,
+            SweepEvent::Progress(progress) => last = progress,
+        }
+    }
+    assert_eq!(sweeping.await.unwrap().outcome, Outcome::Complete);
+    assert!((hosts, last.paused, last.hosts_done) == (128, false, 128), "{hosts} {last:?}");
+}
+
+#[tokio::test]
+async fn a_sweep_is_cancelled_while_it_is_paused() {
+    let (_pause, paused) = watch::channel(true);
+    let control = Control { cancel: CancellationToken::new(), pause: paused };
+    let (cancel, (sender, mut receiver)) = (control.cancel.clone(), mpsc::channel(16));
+    let context = context(EVERYTHING, SharedLimits::with_budget(100));
+    let sweeping = tokio::spawn(sweep(request("127.2.0.0/25", "1-5"), context, sender, control));
+    receiver.recv().await.unwrap();
+    cancel.cancel();
+    let summary = sweeping.await.unwrap();
+    assert_eq!((summary.outcome, summary.probes_sent), (Outcome::Cancelled, 0));
+}

@@ -86,6 +86,7 @@ impl Seen {
         for unscanned in [&host.unscanned_tcp, &host.unscanned_udp] {
             unscanned.as_ref().map(|ports| ports.spans.as_slice()).unwrap_or_default().hash(&mut hasher);
         }
+        host.suspect.as_ref().map(|suspect| suspect.kind).hash(&mut hasher);
         hasher.finish()
     }
 }

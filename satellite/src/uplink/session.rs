@@ -3,6 +3,7 @@
 use super::backoff::{Backoff, spread};
 use crate::assignment::Assignment;
 use crate::data_dir::{DataDir, DataDirError};
+use crate::engine;
 use crate::scans::Scans;
 use crate::spool::{Offer, Spool};
 use jiff::{SignedDuration, Timestamp};
@@ -199,7 +200,7 @@ impl Uplink {
         v1::Hello {
             version: env!("CARGO_PKG_VERSION").into(),
             epoch: offer.epoch.as_bytes().to_vec(),
-            capabilities: crate::engine::capabilities(),
+            capabilities: engine::capabilities(),
             running_scans: running.iter().map(|id| id.as_bytes().to_vec()).collect(),
             assignment_revision: self.assignment.revision,
             spool_depth: offer.depth,

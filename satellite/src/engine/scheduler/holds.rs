@@ -38,6 +38,11 @@ impl Held {
     pub(super) fn pauses(&self) -> bool {
         self.until.is_some()
     }
+
+    /// Nothing was tried for so long.
+    pub(super) fn postpone(&mut self, time: Duration) {
+        self.since += time;
+    }
 }
 
 /// What is known of hosts that are held.
