@@ -29,6 +29,8 @@ pub const TABLE: &[(&str, Access)] = &[
     ("/portolan.v1.Console/RemoveSatellite", Access::Operator),
     ("/portolan.v1.Console/Scan", Access::Operator),
     ("/portolan.v1.Console/CancelScan", Access::Operator),
+    ("/portolan.v1.Console/ListScans", Access::Operator),
+    ("/portolan.v1.Console/PauseScan", Access::Operator),
     ("/portolan.v1.Console/ListPorts", Access::Operator),
     ("/portolan.v1.Console/History", Access::Operator),
     ("/healthz", Access::Anyone),

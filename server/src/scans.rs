@@ -2,6 +2,9 @@
 //!
 //! It sends nothing itself: what a satellite is to be told is returned, or goes through the hub.
 
+mod steering;
+
+use self::steering::{PAUSE, pause};
 use crate::uplink::Hub;
 use jiff::Timestamp;
 use portolan_common::ids::{ProcessId, SatelliteId, ScanId};
@@ -24,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const STORE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a satellite has to confirm a cancel.
 const CANCEL_PATIENCE: Duration = Duration::from_millis(900);
+/// Notes told of a satellite.
+const MAX_NOTES: usize = 20;
 /// How a scan ends whose results cannot be stored.
 const STORE_TAKES_NOTHING: &str = "the server's store takes nothing (`portolan status` says why); its results wait on \
                                    the satellite and are stored when there is room";
@@ -53,6 +58,8 @@ pub struct Participant {
     pub name: String,
     /// Why it takes no part; `None`: it does.
     pub absent: Option<String>,
+    /// What of the request it does not know, in sentences for the operator.
+    pub notes: Vec<String>,
 }
 
 /// Too many scans run.
@@ -70,18 +77,26 @@ pub struct Scans {
 
 struct Running {
     start: v1::StartScan,
+    started_at: Timestamp,
+    operator: String,
     parts: HashMap<SatelliteId, Part>,
     events: mpsc::UnboundedSender<v1::ScanEvent>,
     waiting: Arc<AtomicUsize>,
     cancelled_at: Option<Instant>,
+    /// What an operator asked for last; `None`: nothing yet.
+    paused: Option<bool>,
 }
 
 struct Part {
+    /// In the order asked.
+    place: usize,
     name: String,
     /// Which run of the satellite's process was told to scan.
     process: Option<ProcessId>,
     disconnected_since: Option<Instant>,
     ended: bool,
+    /// What the server itself has to say of it, beside what the satellite says.
+    notes: Vec<String>,
     last_progress: v1::SatelliteProgress,
 }
 
@@ -107,6 +122,7 @@ impl Scans {
     pub fn start(
         &self,
         id: ScanId,
+        operator: &str,
         start: v1::StartScan,
         participants: Vec<Participant>,
         satellites: Vec<v1::Satellite>,
@@ -118,19 +134,30 @@ impl Scans {
         }
         let (events, receiver) = mpsc::unbounded_channel();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let mut running =
-            Running { start, parts: HashMap::new(), events, waiting: waiting.clone(), cancelled_at: None };
+        let started_at = Timestamp::now();
+        let mut running = Running {
+            start,
+            started_at,
+            operator: operator.to_owned(),
+            parts: HashMap::new(),
+            events,
+            waiting: waiting.clone(),
+            cancelled_at: None,
+            paused: None,
+        };
         running.emit(Event::Started(v1::ScanStarted {
             scan_id: id.to_string(),
-            started_at_ms: Timestamp::now().as_millisecond(),
+            started_at_ms: started_at.as_millisecond(),
             satellites,
         }));
-        for participant in participants {
+        for (place, participant) in participants.into_iter().enumerate() {
             let mut part = Part {
+                place,
                 name: participant.name.clone(),
                 process: self.hub.live(participant.id).map(|live| live.process),
                 disconnected_since: None,
                 ended: false,
+                notes: participant.notes,
                 last_progress: v1::SatelliteProgress {
                     satellite: participant.name.clone(),
                     ..v1::SatelliteProgress::default()
@@ -214,6 +241,7 @@ impl Scans {
             probes_sent: progress.probes_sent,
             disconnected: false,
             paused: progress.paused,
+            ended: false,
         };
         let event = Event::Progress(part.last_progress.clone());
         // A reader that lags needs no news of how far things are.
@@ -240,6 +268,14 @@ impl Scans {
         let failed = outcome != v1::scan_end::Outcome::Complete;
         let known = part.last_progress.clone();
         let at_least = |said: u64, known: u64| if failed { said.max(known) } else { said };
+        if !failed {
+            // The last progress may have been lost.
+            part.last_progress.hosts_total = end.hosts_total;
+            part.last_progress.hosts_done = end.hosts_total;
+            part.last_progress.ports_done = known.ports_total;
+            part.last_progress.probes_sent = end.probes_sent;
+        }
+        let notes = std::mem::take(&mut part.notes).into_iter().chain(end.notes).take(MAX_NOTES).collect();
         let event = Event::End(v1::SatelliteEnd {
             satellite: part.name.clone(),
             complete: outcome == v1::scan_end::Outcome::Complete,
@@ -252,7 +288,7 @@ impl Scans {
             hosts_up: end.hosts_up,
             hosts_total: at_least(end.hosts_total, known.hosts_total),
             probes_sent: at_least(end.probes_sent, known.probes_sent),
-            notes: end.notes,
+            notes,
         });
         running.emit(event);
         finish_if_done(&mut scans, id);
@@ -288,10 +324,12 @@ impl Scans {
                 messages.push(Down::CancelScan(v1::CancelScan { scan_id: id.as_bytes().to_vec() }));
             }
         }
+        let can_pause = self.hub.live(satellite).is_some_and(|live| live.can(PAUSE));
         let ids: Vec<ScanId> = scans.keys().copied().collect();
         for id in ids {
             let Some(running) = scans.get_mut(&id) else { continue };
             let start = running.start.clone();
+            let word = running.paused.filter(|_| can_pause).map(|paused| pause(id, paused));
             let Some(part) = running.parts.get_mut(&satellite).filter(|part| !part.ended) else { continue };
             part.disconnected_since = None;
             part.last_progress.disconnected = false;
@@ -306,8 +344,10 @@ impl Scans {
             if let Some(end) = end {
                 running.emit(end);
                 finish_if_done(&mut scans, id);
-            } else if unknown && running.cancelled_at.is_none() {
-                messages.push(Down::StartScan(start));
+            } else if running.cancelled_at.is_none() {
+                messages.extend(unknown.then_some(Down::StartScan(start)));
+                // Whatever it was told before may not have reached it.
+                messages.extend(word);
             }
         }
         messages
@@ -370,6 +410,7 @@ impl Part {
             error,
             hosts_total: self.last_progress.hosts_total,
             probes_sent: self.last_progress.probes_sent,
+            notes: self.notes.clone(),
             ..v1::SatelliteEnd::default()
         })
     }
@@ -400,173 +441,4 @@ fn finish_if_done(scans: &mut HashMap<ScanId, Running>, id: ScanId) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::uplink::Hub;
-    use uuid::Uuid;
-
-    struct Fixture {
-        hub: Arc<Hub>,
-        scans: Scans,
-        satellite: SatelliteId,
-        scan: ScanId,
-        joined: crate::uplink::Joined,
-    }
-
-    const PROCESS: ProcessId = ProcessId(Uuid::from_u128(1));
-
-    fn fixture() -> Fixture {
-        let hub = Arc::new(Hub::default());
-        let satellite = SatelliteId(Uuid::from_u128(5));
-        let address = "127.0.0.1:1".parse().unwrap();
-        let joined = hub.join(satellite, address, &v1::Hello::default(), PROCESS, Timestamp::UNIX_EPOCH);
-        Fixture { scans: Scans::new(hub.clone()), hub, satellite, scan: ScanId(Uuid::from_u128(9)), joined }
-    }
-
-    impl Fixture {
-        fn lose(&self) {
-            self.hub.leave(self.satellite, self.joined.session);
-            self.scans.disconnected(self.satellite);
-        }
-
-        fn start(&self, absent: Option<&str>) -> Events {
-            let participant =
-                Participant { id: self.satellite, name: "a".into(), absent: absent.map(str::to_owned) };
-            self.scans.start(self.scan, v1::StartScan::default(), vec![participant], vec![]).unwrap()
-        }
-    }
-
-    async fn kinds(mut events: Events) -> Vec<String> {
-        let mut kinds = Vec::new();
-        while let Some(event) = std::future::poll_fn(|context| events.poll_next(context)).await {
-            kinds.push(match event.event.unwrap() {
-                Event::Started(_) => "started".into(),
-                Event::Progress(p) if p.disconnected => "disconnected".into(),
-                Event::Progress(_) => "progress".into(),
-                Event::Hosts(h) => format!("{} hosts", h.hosts.len()),
-                Event::End(e) if e.complete => "complete".into(),
-                Event::End(e) if e.probes_sent > 0 => {
-                    format!("{} ({} hosts, {} probes)", e.error, e.hosts_total, e.probes_sent)
-                }
-                Event::End(e) => e.error,
-                Event::Finished(_) => "finished".into(),
-            });
-        }
-        kinds
-    }
-
-    fn complete() -> v1::ScanEnd {
-        v1::ScanEnd { outcome: v1::scan_end::Outcome::Complete.into(), ..v1::ScanEnd::default() }
-    }
-
-    #[tokio::test]
-    async fn a_scan_runs_to_its_end() {
-        let mut f = fixture();
-        let events = f.start(None);
-        assert!(matches!(f.joined.messages.try_recv().map(|message| *message), Ok(Down::StartScan(_))));
-        f.scans.hosts(f.scan, f.satellite, vec![Vec::new()]);
-        f.scans.ended(f.scan, f.satellite, complete());
-        f.scans.hosts(f.scan, f.satellite, vec![]);
-        assert_eq!(kinds(events).await, ["started", "1 hosts", "complete", "finished"]);
-        assert_eq!(f.scans.running(), 0);
-    }
-
-    #[tokio::test]
-    async fn an_absent_satellite_ends_at_once() {
-        let f = fixture();
-        assert_eq!(kinds(f.start(Some("offline"))).await, ["started", "offline", "finished"]);
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_breaks_is_waited_for_but_not_for_ever() {
-        let f = fixture();
-        let events = f.start(None);
-        f.lose();
-        f.scans.expire(Instant::now() + PATIENCE / 2, true);
-        assert_eq!(f.scans.running(), 1);
-        f.scans.expire(Instant::now() + PATIENCE * 2, true);
-        let kinds = kinds(events).await;
-        assert_eq!(kinds[..2], ["started", "disconnected"]);
-        assert!(kinds[3].contains("did not come back"), "{kinds:?}");
-    }
-
-    /// Whatever ends a part that began, what was last known of it is told; of one that never began nothing is.
-    #[tokio::test]
-    async fn a_part_that_is_lost_ends_with_what_was_known_of_it() {
-        let words = |events| async { kinds(events).await.last_chunk::<3>().unwrap().clone() };
-        let far = |f: &Fixture| {
-            let events = f.start(None);
-            let progress = v1::ScanProgress {
-                scan_id: f.scan.as_bytes().to_vec(),
-                hosts_total: 256,
-                probes_sent: 1_234,
-                ..v1::ScanProgress::default()
-            };
-            f.scans.progress(f.satellite, &progress);
-            events
-        };
-        let f = fixture();
-        let events = far(&f);
-        f.scans.reconnected(f.satellite, ProcessId(Uuid::from_u128(2)), &[]);
-        let restarted = "it restarted during the scan (256 hosts, 1234 probes)";
-        assert_eq!(words(events).await, ["progress", restarted, "finished"]);
-
-        let f = fixture();
-        let events = far(&f);
-        let failed = v1::ScanEnd {
-            outcome: v1::scan_end::Outcome::Failed.into(),
-            error: "no route".into(),
-            ..v1::ScanEnd::default()
-        };
-        f.scans.ended(f.scan, f.satellite, failed);
-        assert_eq!(words(events).await, ["progress", "no route (256 hosts, 1234 probes)", "finished"]);
-
-        let f = fixture();
-        let events = far(&f);
-        f.scans.expire(Instant::now(), false);
-        f.scans.expire(Instant::now() + STORE_PATIENCE / 2, false);
-        assert_eq!(f.scans.running(), 1, "the store may be back in a moment");
-        f.scans.expire(Instant::now() + STORE_PATIENCE * 2, false);
-        let [progress, end, _] = words(events).await;
-        assert_eq!(progress, "progress");
-        assert!(end.contains("its results wait on the satellite") && end.ends_with("1234 probes)"), "{end}");
-    }
-
-    #[tokio::test]
-    async fn after_a_reconnect_both_sides_agree() {
-        let f = fixture();
-        let events = f.start(None);
-        f.lose();
-        let unknown = ScanId(Uuid::from_u128(77));
-        let told = f.scans.reconnected(f.satellite, PROCESS, &[f.scan, unknown]);
-        assert!(matches!(&told[..], [Down::CancelScan(c)] if c.scan_id == unknown.as_bytes()));
-        let told = f.scans.reconnected(f.satellite, PROCESS, &[]);
-        assert!(matches!(&told[..], [Down::StartScan(_)]), "it was lost on the way");
-        let told = f.scans.reconnected(f.satellite, ProcessId(Uuid::from_u128(2)), &[]);
-        assert!(told.is_empty());
-        assert_eq!(
-            kinds(events).await,
-            [
-                "started",
-                "disconnected",
-                "progress",
-                "progress",
-                "progress",
-                "it restarted during the scan",
-                "finished"
-            ]
-        );
-    }
-
-    #[tokio::test]
-    async fn a_cancel_ends_within_its_time_even_when_unconfirmed() {
-        let f = fixture();
-        let events = f.start(None);
-        assert!(f.scans.cancel(f.scan));
-        assert!(!f.scans.cancel(ScanId(Uuid::nil())));
-        f.scans.expire(Instant::now() + CANCEL_PATIENCE * 2, true);
-        let kinds = kinds(events).await;
-        assert!(kinds[2].contains("cancelled"), "{kinds:?}");
-        assert!(f.hub.live(f.satellite).is_some());
-    }
-}
+mod tests;

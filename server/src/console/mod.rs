@@ -133,7 +133,23 @@ impl Console for ConsoleService {
         &self,
         request: Request<v1::CancelScanRequest>,
     ) -> Result<Response<v1::CancelScanResponse>, Status> {
-        scans::cancel(self, &request.into_inner().scan_id).map(Response::new)
+        let (operator, _) = Self::operator(&request);
+        scans::cancel(self, &operator, &request.into_inner().scan_id).map(Response::new)
+    }
+
+    async fn list_scans(
+        &self,
+        _: Request<v1::ListScansRequest>,
+    ) -> Result<Response<v1::ListScansResponse>, Status> {
+        Ok(Response::new(v1::ListScansResponse { scans: self.scans.list() }))
+    }
+
+    async fn pause_scan(
+        &self,
+        request: Request<v1::PauseScanRequest>,
+    ) -> Result<Response<v1::PauseScanResponse>, Status> {
+        let (operator, _) = Self::operator(&request);
+        scans::pause(self, &operator, &request.into_inner()).map(Response::new)
     }
 
     async fn list_ports(

@@ -14,6 +14,14 @@ use uuid::Uuid;
 
 /// Vantage points of one scan at most.
 const MAX_SATELLITES: usize = 256;
+/// The longest UDP budget: a day.
+const MAX_UDP_BUDGET_MS: u64 = 24 * 3600 * 1000;
+/// Methods of whatever version; the other capabilities are none.
+const METHODS: [&str; 3] = ["connect", "syn", "udp"];
+/// The capability to keep a ceiling on a scan's rate.
+const MAX_RATE: &str = "max-rate";
+/// The capability to find out first which hosts are there.
+const DISCOVER: &str = "discover";
 /// Target texts of one scan at most.
 const MAX_TARGETS: usize = 100_000;
 
@@ -35,8 +43,9 @@ pub(super) fn scan(
             continue;
         }
         let satellite = satellites::describe(service, &record);
-        let absent = absence(&satellite, &request.method);
-        participants.push(Participant { id, name: record.name.clone(), absent });
+        let absent = absence(&satellite, &request);
+        let notes = shortcomings(&satellite, &request);
+        participants.push(Participant { id, name: record.name.clone(), absent, notes });
         described.push(satellite);
     }
     let id = ScanId(Uuid::now_v7());
@@ -55,19 +64,50 @@ pub(super) fn scan(
     tracing::info!(operator, scan = %id, from = ?request.satellites, targets = start.targets.len(), "scan");
     let events = service
         .scans
-        .start(id, start, participants, described)
+        .start(id, operator, start, participants, described)
         .map_err(|error| Status::resource_exhausted(error.to_string()))?;
     let guard = Abandon { scans: service.scans.clone(), id };
     Ok(Box::pin(ScanStream { events, finished: false, is_any_stored: false, _guard: guard }))
 }
 
-pub(super) fn cancel(service: &ConsoleService, scan_id: &str) -> Result<v1::CancelScanResponse, Status> {
-    let id: ScanId = scan_id.parse().map_err(|_| Status::invalid_argument("the scan's id is no UUID"))?;
-    if service.scans.cancel(id) {
-        Ok(v1::CancelScanResponse {})
-    } else {
-        Err(Status::not_found("no such scan is running"))
+pub(super) fn cancel(
+    service: &ConsoleService,
+    operator: &str,
+    scan_id: &str,
+) -> Result<v1::CancelScanResponse, Status> {
+    let id = read_id(scan_id)?;
+    if !service.scans.cancel(id) {
+        return Err(no_such_scan());
     }
+    tracing::info!(operator, scan = %id, "scan cancelled");
+    Ok(v1::CancelScanResponse {})
+}
+
+pub(super) fn pause(
+    service: &ConsoleService,
+    operator: &str,
+    request: &v1::PauseScanRequest,
+) -> Result<v1::PauseScanResponse, Status> {
+    let id = read_id(&request.scan_id)?;
+    let (failed, is_everywhere) = service.scans.pause(id, request.paused).ok_or_else(no_such_scan)?;
+    if is_everywhere {
+        let each: Vec<String> = failed.iter().map(|f| format!("{}: {}", f.satellite, f.error)).collect();
+        return Err(Status::failed_precondition(each.join("\n")));
+    }
+    tracing::info!(operator, scan = %id, paused = request.paused, "scan {}", word(request.paused));
+    Ok(v1::PauseScanResponse { failed })
+}
+
+fn word(paused: bool) -> &'static str {
+    if paused { "paused" } else { "resumed" }
+}
+
+fn read_id(text: &str) -> Result<ScanId, Status> {
+    text.parse().map_err(|_| Status::invalid_argument("the scan's id is no UUID"))
+}
+
+fn no_such_scan() -> Status {
+    Status::not_found("no such scan is running")
 }
 
 /// All that can be known to be wrong before anything is sent, at once.
@@ -92,6 +132,9 @@ fn check(request: &v1::ScanRequest) -> Result<(), Status> {
         Ok(_) => {}
         Err(error) => wrong.push(error.to_string()),
     }
+    if request.udp_budget_ms > MAX_UDP_BUDGET_MS {
+        wrong.push("the UDP budget is longer than a day".to_owned());
+    }
     if wrong.is_empty() { Ok(()) } else { Err(Status::invalid_argument(wrong.join("\n"))) }
 }
 
@@ -109,14 +152,23 @@ fn refusal(health: &Health) -> Option<String> {
 }
 
 /// Why a satellite can take no part in a scan, if so.
-fn absence(satellite: &v1::Satellite, method: &str) -> Option<String> {
+fn absence(satellite: &v1::Satellite, request: &v1::ScanRequest) -> Option<String> {
     match satellite.status() {
         v1::satellite::Status::Online => {
-            let offered = method == "auto" || satellite.capabilities.iter().any(|c| c == method);
-            (!offered).then(|| {
+            let method = request.method.as_str();
+            let offered = METHODS.contains(&method) && can(satellite, method);
+            if !matches!(method, "" | "auto") && !offered {
+                let methods = satellite.capabilities.iter().map(String::as_str);
+                let methods: Vec<&str> = methods.filter(|word| METHODS.contains(word)).collect();
+                let methods = methods.join(", ");
+                return Some(format!("method `{method}` is not available there: it offers {methods}"));
+            }
+            // A ceiling that is passed over would be a burst where somebody asked for none.
+            ((request.max_rate > 0 || request.max_rate_per_host > 0) && !can(satellite, MAX_RATE)).then(|| {
                 format!(
-                    "method `{method}` is not available there: it offers {}",
-                    satellite.capabilities.join(", ")
+                    "its version {} keeps no ceiling on a scan's rate: update portolan-satellite there, or scan \
+                     without one",
+                    satellite.version
                 )
             })
         }
@@ -127,6 +179,17 @@ fn absence(satellite: &v1::Satellite, method: &str) -> Option<String> {
             _ => "it is offline and never connected".into(),
         }),
     }
+}
+
+fn can(satellite: &v1::Satellite, capability: &str) -> bool {
+    satellite.capabilities.iter().any(|offered| offered == capability)
+}
+
+/// What a satellite passes over in a request that it takes part in all the same.
+fn shortcomings(satellite: &v1::Satellite, request: &v1::ScanRequest) -> Vec<String> {
+    let passed_over = request.discover() == v1::Discovery::On && !can(satellite, DISCOVER);
+    let note = || "host discovery is not available there: every address was probed".to_owned();
+    passed_over.then(note).into_iter().collect()
 }
 
 /// Abandons the scan when the operator's stream ends, however it ends.
@@ -196,6 +259,35 @@ mod tests {
             let words = refusal(&health).unwrap();
             assert!(words.contains("takes no results") && words.contains("`portolan status`"), "{words}");
         }
+    }
+
+    #[test]
+    fn what_a_satellite_cannot_do_is_told_before_it_begins() {
+        let office = v1::Satellite {
+            status: v1::satellite::Status::Online.into(),
+            version: "0.2.0".into(),
+            capabilities: ["connect", "pause"].map(str::to_owned).into(),
+            ..v1::Satellite::default()
+        };
+        let auto = v1::ScanRequest { method: "auto".into(), ..v1::ScanRequest::default() };
+        assert_eq!(absence(&office, &auto), None);
+        let syn = v1::ScanRequest { method: "syn".into(), ..auto.clone() };
+        assert_eq!(absence(&office, &syn).unwrap(), "method `syn` is not available there: it offers connect");
+        let pause = v1::ScanRequest { method: "pause".into(), ..auto.clone() };
+        assert!(absence(&office, &pause).is_some(), "no method");
+        for bounded in [
+            v1::ScanRequest { max_rate: 100, ..auto.clone() },
+            v1::ScanRequest { max_rate_per_host: 1, ..auto.clone() },
+        ] {
+            let words = absence(&office, &bounded).unwrap();
+            assert!(words.starts_with("its version 0.2.0 keeps no ceiling"), "{words}");
+            let able = ["connect", "max-rate"].map(str::to_owned).into();
+            assert_eq!(absence(&v1::Satellite { capabilities: able, ..office.clone() }, &bounded), None);
+        }
+        let discover = v1::ScanRequest { discover: v1::Discovery::On.into(), ..auto.clone() };
+        assert_eq!(absence(&office, &discover), None);
+        assert_eq!(shortcomings(&office, &discover).len(), 1);
+        assert!(shortcomings(&office, &auto).is_empty());
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(super) struct Committer {
 enum Forward {
     /// Encoded, as they came: what this version does not know of them is passed on.
     Hosts(ScanId, Vec<Vec<u8>>),
-    End(ScanId, v1::ScanEnd),
+    End(ScanId, Box<v1::ScanEnd>),
     Nothing,
 }
 
@@ -127,7 +127,7 @@ impl Committer {
                         self.metrics.hosts.inc_by(hosts.len() as u64);
                         self.scans.hosts(scan, self.satellite, hosts);
                     }
-                    Forward::End(scan, end) => self.scans.ended(scan, self.satellite, end),
+                    Forward::End(scan, end) => self.scans.ended(scan, self.satellite, *end),
                     Forward::Nothing => {}
                 }
             }
@@ -161,7 +161,7 @@ impl Committer {
                     tracing::warn!(satellite = %self.name, dropped, "a sweep's coverage was too scattered to report");
                 }
                 item.end = Some(SweepEnd { scan, end: end.clone() });
-                Forward::End(scan, end)
+                Forward::End(scan, Box::new(end))
             }
             _ => Forward::Nothing,
         };

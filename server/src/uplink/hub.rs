@@ -43,6 +43,13 @@ pub struct Live {
     ending: watch::Sender<Option<v1::goodbye::Reason>>,
 }
 
+impl Live {
+    /// Whether it says that it can do this.
+    pub fn can(&self, capability: &str) -> bool {
+        self.capabilities.iter().any(|offered| offered == capability)
+    }
+}
+
 /// A session's own end of what [`Hub::join`] made.
 #[derive(Debug)]
 pub struct Joined {
