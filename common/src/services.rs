@@ -1,6 +1,6 @@
-//! What ports are usually for: service names, and the list behind `top-1000`.
+//! What ports are usually for: service names, and the lists behind `top-1000` and `U:top-100`.
 //!
-//! Both are the project's own: the names are IANA's facts with what operators call things today, and the ranking is
+//! All are the project's own: the names are IANA's facts with what operators call things today, and the ranking is
 //! what an engineer would try first, not a measured frequency.
 
 use crate::observation::Protocol;
@@ -8,8 +8,11 @@ use crate::ports::PortSet;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-/// How many ports the ranked list holds.
+/// How many ports the ranked list of TCP ports holds.
 pub const TOP: usize = 1000;
+
+/// How many ports the ranked list of UDP ports holds.
+pub const TOP_UDP: usize = 100;
 
 /// The name of the service that usually listens there, such as `ssh` for TCP 22.
 pub fn name(protocol: Protocol, port: u16) -> Option<&'static str> {
@@ -26,11 +29,17 @@ pub fn top(n: usize) -> PortSet {
     RANKED.iter().take(n).copied().collect()
 }
 
+/// The first `n` of the ranked UDP ports; all 100 when `n` is larger, none when it is 0.
+pub fn top_udp(n: usize) -> PortSet {
+    RANKED_UDP.iter().take(n).copied().collect()
+}
+
 /// Lines of `PORT/PROTOCOL[+PROTOCOL] NAME [ALIAS]…`; `#` begins a comment.
 const SERVICES: &str = include_str!("services.txt");
 
 /// Ports in order of rank, separated by white space; `#` begins a comment.
 const RANKING: &str = include_str!("top-1000.txt");
+const RANKING_UDP: &str = include_str!("top-udp-100.txt");
 
 struct Table {
     names: HashMap<(Protocol, u16), &'static str>,
@@ -50,9 +59,12 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
     table
 });
 
-static RANKED: LazyLock<Vec<u16>> = LazyLock::new(|| {
-    lines(RANKING).flat_map(str::split_whitespace).filter_map(|port| port.parse().ok()).collect()
-});
+static RANKED: LazyLock<Vec<u16>> = LazyLock::new(|| ranked(RANKING));
+static RANKED_UDP: LazyLock<Vec<u16>> = LazyLock::new(|| ranked(RANKING_UDP));
+
+fn ranked(ranking: &'static str) -> Vec<u16> {
+    lines(ranking).flat_map(str::split_whitespace).filter_map(|port| port.parse().ok()).collect()
+}
 
 fn lines(text: &'static str) -> impl Iterator<Item = &'static str> {
     text.lines()
@@ -78,14 +90,17 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn the_ranking_has_exactly_1000_distinct_ports() {
-        let words: Vec<_> = lines(RANKING).flat_map(str::split_whitespace).collect();
-        let mut seen = HashSet::new();
-        for word in &words {
-            let port: u16 = word.parse().unwrap();
-            assert!(port > 0 && seen.insert(port), "{word} is there twice");
+    fn the_rankings_have_exactly_as_many_distinct_ports_as_they_say() {
+        for (ranking, most) in [(RANKING, TOP), (RANKING_UDP, TOP_UDP)] {
+            let words: Vec<_> = lines(ranking).flat_map(str::split_whitespace).collect();
+            let mut seen = HashSet::new();
+            for word in &words {
+                let port: u16 = word.parse().unwrap();
+                assert!(port > 0 && seen.insert(port), "{word} is there twice");
+            }
+            assert_eq!(words.len(), most);
         }
-        assert_eq!(words.len(), TOP);
+        assert_eq!((top_udp(TOP_UDP).len(), top_udp(3).to_string().as_str()), (TOP_UDP, "53,123,161"));
         assert_eq!(top(TOP).len(), TOP);
         assert_eq!(top(usize::MAX), top(TOP));
         assert!(top(0).is_empty());

@@ -57,6 +57,8 @@ pub enum Command {
     Satellite(SatelliteCommand),
     /// Scan now, from one or more satellites
     Scan(ScanArgs),
+    /// The scans that run now; pause, resume or cancel one
+    Scans(ScansArgs),
     /// What is known of ports: the state each satellite last saw
     Ports(PortsArgs),
     /// Every change of a host's ports, by vantage point
@@ -148,20 +150,22 @@ pub struct AddArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Targets: 10.0.0.1, 10.0.0.0/24, 10.0.0-3.1-254, 10.0.0.1-10.0.0.9, fd00::/120, shop.internal.
-Names are looked up by each satellite. Ports: 22,80,8000-8100, T:443,U:53, - for all, top-100, ssh.
+Names are looked up by each satellite. Ports: 22,80,8000-8100, T:443,U:53, - for all, top-100, U:top-50, ssh.
 
 Examples:
   portolan scan 10.99.2.0/24 --from office-1
   portolan scan shop.internal -p 443 --from office-1,dmz-1     does it look alike from both?
   portolan scan 10.99.2.10 -p- --from pci-1 -o json > evidence.json
+  portolan scan 10.99.2.10 -p 53,161 --method udp --udp-budget 30s --from office-1
+  portolan scan 10.99.0.0/16 -p 22 --max-rate 500 --max-rate-per-host 5 --from office-1
   portolan scan --input-list hosts.txt --exclude 10.99.2.66 -p top-100 --from office-1 --gentle")]
 pub struct ScanArgs {
     /// Addresses, networks, ranges, host names
     #[arg(value_name = "TARGET", required_unless_present = "input_list")]
     pub targets: Vec<String>,
-    /// Which ports
-    #[arg(short, long, default_value = "top-1000", allow_hyphen_values = true)]
-    pub ports: String,
+    /// Which ports; without it top-1000, and U:top-100 with `--method udp`
+    #[arg(short, long, allow_hyphen_values = true)]
+    pub ports: Option<String>,
     /// The satellites to look from
     #[arg(long, required = true, value_name = "SAT,…", value_delimiter = ',')]
     pub from: Vec<String>,
@@ -171,9 +175,25 @@ pub struct ScanArgs {
     /// List every port, not only the open ones
     #[arg(long)]
     pub all: bool,
-    /// Go easy on the path: few connections at a time, slowly
+    /// Go easy on the path: at most 200 probes a second and 20 at a time to each network
     #[arg(long)]
     pub gentle: bool,
+    /// Find out first which hosts are there, and probe the ports of those alone; the default for networks and ranges
+    #[arg(long, conflicts_with = "no_discover")]
+    pub discover: bool,
+    /// Probe every address, whether it seems to be there or not
+    #[arg(long)]
+    pub no_discover: bool,
+    /// How long to wait for UDP ports whose host limits its ICMP errors: 30s, 5m, up to 24h; what is silent then is
+    /// `open|filtered` (icmp-rate-limited). Without it: as long as it takes
+    #[arg(long, value_name = "DURATION", value_parser = values::udp_budget)]
+    pub udp_budget: Option<Duration>,
+    /// At most so many packets a second from each satellite, for this scan
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_rate: Option<u32>,
+    /// At most so many packets a second to each host, from each satellite
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_rate_per_host: Option<u32>,
     /// Targets to leave out; may be given several times
     #[arg(long, value_name = "TARGET,…")]
     pub exclude: Vec<String>,
@@ -204,6 +224,35 @@ impl Method {
             Self::Udp => "udp",
         }
     }
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+#[command(after_help = "\
+Examples:
+  portolan scans
+  portolan scans pause 01a1f82d
+  portolan scans -o json | jq -r '.[] | select(.paused) | .scan_id'")]
+pub struct ScansArgs {
+    #[command(subcommand)]
+    pub command: Option<ScansCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ScansCommand {
+    /// Send nothing more for a scan until it is resumed; answers still count
+    Pause(RunningScan),
+    /// Go on with a scan that was paused
+    Resume(RunningScan),
+    /// End a scan; what was seen until then stays
+    Cancel(RunningScan),
+}
+
+#[derive(Debug, Args)]
+pub struct RunningScan {
+    /// The scan's id, or the beginning of it: 4 characters at least, as many as tell it from the others
+    #[arg(value_name = "ID", value_parser = values::scan_id)]
+    pub id: String,
 }
 
 #[derive(Debug, Args)]
@@ -265,14 +314,14 @@ mod tests {
     #[test]
     fn nmap_habits_of_writing_ports_are_understood() {
         for (line, ports) in [
-            ("portolan scan 10.0.0.1 -p- --from a", "-"),
-            ("portolan scan 10.0.0.1 -p - --from a", "-"),
-            ("portolan scan 10.0.0.1 -p -100 --from a", "-100"),
-            ("portolan scan 10.0.0.1 -p22,80 --from a,b", "22,80"),
-            ("portolan scan 10.0.0.1 --from a", "top-1000"),
+            ("portolan scan 10.0.0.1 -p- --from a", Some("-")),
+            ("portolan scan 10.0.0.1 -p - --from a", Some("-")),
+            ("portolan scan 10.0.0.1 -p -100 --from a", Some("-100")),
+            ("portolan scan 10.0.0.1 -p22,80 --from a,b", Some("22,80")),
+            ("portolan scan 10.0.0.1 --from a", None),
         ] {
             let Command::Scan(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else { panic!() };
-            assert_eq!(args.ports, ports, "{line}");
+            assert_eq!(args.ports.as_deref(), ports, "{line}");
         }
     }
 
@@ -289,6 +338,15 @@ mod tests {
             "portolan history 10.0.0.1 --since yesterday",
             "portolan status -o html",
             "portolan completions powershell",
+            "portolan scan 10.0.0.1 --from a --discover --no-discover",
+            "portolan scan 10.0.0.1 --from a --max-rate 0",
+            "portolan scan 10.0.0.1 --from a --max-rate-per-host 5000000000",
+            "portolan scan 10.0.0.1 --from a --udp-budget 2d",
+            "portolan scan 10.0.0.1 --from a --udp-budget 0s",
+            "portolan scan 10.0.0.1 --from a --method fin",
+            "portolan scans pause",
+            "portolan scans pause 01a",
+            "portolan scans cancel office-1",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

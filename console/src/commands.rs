@@ -4,6 +4,7 @@ mod history;
 mod ports;
 mod satellite;
 mod scan;
+mod scans;
 mod shell;
 mod status;
 
@@ -22,6 +23,7 @@ pub fn run(cli: Cli) -> Result<Exit, ConsoleError> {
     match command {
         Command::Satellite(command) => satellite::run(command, &global),
         Command::Scan(args) => scan::run(args, &global),
+        Command::Scans(args) => scans::run(&args, &global),
         Command::Ports(args) => ports::run(args, &global),
         Command::History(args) => history::run(&args, &global),
         Command::Status => status::run(&global),

@@ -4,6 +4,7 @@ pub mod history;
 pub mod ports;
 pub mod satellite;
 pub mod scan;
+pub mod scans;
 pub mod status;
 
 /// A row of CSV.

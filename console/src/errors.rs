@@ -251,6 +251,7 @@ fn call_hint(action: &str, status: &Status) -> Option<&'static str> {
         Code::NotFound if action == "scan" || action.contains("satellite") => {
             Some("`portolan satellite list` shows the satellites there are")
         }
+        Code::NotFound if action.contains("scan `") => Some("`portolan scans` shows those that run"),
         Code::AlreadyExists => {
             Some("choose another name; a satellite that is gone is removed with `portolan satellite remove`")
         }

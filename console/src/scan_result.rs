@@ -46,6 +46,8 @@ pub struct SatelliteResult {
     pub hosts_up: u64,
     pub hosts_total: u64,
     pub probes_sent: u64,
+    /// What else should be known, a sentence each.
+    pub notes: Vec<String>,
     /// It was at work, whatever came of it.
     pub began: bool,
     ended: bool,
@@ -151,6 +153,7 @@ impl ScanResult {
                     hosts_up: at_least(end.hosts_up, satellite.hosts_up),
                     hosts_total: at_least(end.hosts_total, satellite.hosts_total),
                     probes_sent: at_least(end.probes_sent, satellite.probes_sent),
+                    notes: end.notes,
                     began,
                     ended: true,
                 };
@@ -233,14 +236,35 @@ pub struct PortLine {
     pub rtt_us: Option<u32>,
 }
 
+/// How many `open|filtered` ports of a host are listed one by one, as nmap does it: more are counted.
+const MAX_OPEN_FILTERED: usize = 25;
+
+/// The states whose ports are listed one by one, for people and as nmap does it; those of the others are counted.
+pub fn listed_states(seen: &HostObservation, all: bool) -> Vec<PortState> {
+    let count = |state: PortState| -> usize {
+        seen.runs.iter().filter(|run| run.state == state).map(|run| run.ports.len()).sum()
+    };
+    let is_listed = |state: &PortState| match state {
+        PortState::Open => true,
+        PortState::OpenFiltered => all || count(PortState::OpenFiltered) <= MAX_OPEN_FILTERED,
+        PortState::Closed | PortState::Filtered => all,
+    };
+    PortState::ALL.iter().copied().filter(is_listed).collect()
+}
+
 /// The open ports of a host, or all, ascending by protocol and port.
 pub fn port_lines(seen: &HostObservation, all: bool) -> Vec<PortLine> {
+    port_lines_in(seen, if all { PortState::ALL } else { &[PortState::Open] })
+}
+
+/// The ports of a host in these states, ascending by protocol and port.
+pub fn port_lines_in(seen: &HostObservation, states: &[PortState]) -> Vec<PortLine> {
     let details: BTreeMap<(Protocol, u16), &PortDetail> =
         seen.details.iter().map(|detail| ((detail.protocol, detail.port), detail)).collect();
     let mut lines: Vec<PortLine> = seen
         .runs
         .iter()
-        .filter(|run| all || run.state == PortState::Open)
+        .filter(|run| states.contains(&run.state))
         .flat_map(|run| {
             run.ports.iter().map(|port| PortLine {
                 protocol: run.protocol,

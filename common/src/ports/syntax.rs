@@ -1,4 +1,4 @@
-//! nmap's port syntax: `22,80,8000-8100`, `T:…,U:53`, `-`, `-100`, `60000-`, `top-100`, `http`.
+//! nmap's port syntax: `22,80,8000-8100`, `T:…,U:53`, `-`, `-100`, `60000-`, `top-100`, `U:top-50`, `http`.
 
 use super::{PortSet, PortSpec};
 use crate::document::Flaw;
@@ -119,6 +119,8 @@ struct Found {
     udp: Vec<RangeInclusive<u16>>,
     // Each list of the top N contains the shorter ones: the longest is enough, however often a text names one.
     tcp_top: usize,
+    /// Of the TCP list, where a piece counts for both.
+    udp_tcp_top: usize,
     udp_top: usize,
 }
 
@@ -134,7 +136,10 @@ impl Found {
 
     fn finish(self) -> PortSpec {
         let all = |ranges: Vec<_>, top| ranges.into_iter().collect::<PortSet>().union(&services::top(top));
-        PortSpec { tcp: all(self.tcp, self.tcp_top), udp: all(self.udp, self.udp_top) }
+        PortSpec {
+            tcp: all(self.tcp, self.tcp_top),
+            udp: all(self.udp, self.udp_tcp_top).union(&services::top_udp(self.udp_top)),
+        }
     }
 }
 
@@ -216,18 +221,20 @@ fn number(digits: &str) -> Result<u16, Fault> {
 }
 
 fn top(count: &str, scope: Scope, found: &mut Found) -> Result<(), Fault> {
-    let count = match count.parse::<usize>() {
-        Ok(count) if (1..=services::TOP).contains(&count) => count,
-        _ => return Err(Fault::new("there is no such list", "`top-1` to `top-1000`, or `-` for all")),
+    let (most, hint) = match scope {
+        Scope::Udp => (services::TOP_UDP, "`U:top-1` to `U:top-100`, or `U:-` for all"),
+        Scope::Tcp | Scope::Both => (services::TOP, "`top-1` to `top-1000`, or `-` for all"),
     };
-    if scope == Scope::Udp {
-        return Err(Fault::new("there is no list of UDP ports yet", "name them, such as `U:53,123,161`"));
-    }
-    if scope.has(Protocol::Tcp) {
-        found.tcp_top = found.tcp_top.max(count);
-    }
-    if scope.has(Protocol::Udp) {
-        found.udp_top = found.udp_top.max(count);
+    let count = count.parse::<usize>().ok().filter(|count| (1..=most).contains(count));
+    let count = count.ok_or_else(|| Fault::new("there is no such list", hint))?;
+    match scope {
+        Scope::Tcp => found.tcp_top = found.tcp_top.max(count),
+        Scope::Udp => found.udp_top = found.udp_top.max(count),
+        // Who limits both means the same ports of both.
+        Scope::Both => {
+            found.tcp_top = found.tcp_top.max(count);
+            found.udp_tcp_top = found.udp_tcp_top.max(count);
+        }
     }
     Ok(())
 }

@@ -36,6 +36,10 @@ fn nmap_syntax_is_read() {
         assert_eq!(spec(text).to_string(), printed, "{text}");
     }
     assert_eq!(spec("top-1000").tcp.len(), 1000);
+    assert_eq!(spec("U:top-3").to_string(), "U:53,123,161");
+    assert_eq!((spec("top-10,U:top-100").tcp.len(), spec("top-10,U:top-100,53").udp.len()), (10, 100));
+    let both = PortSpec::parse_both("top-1000").unwrap();
+    assert!(both.udp == both.tcp && both.tcp.len() == 1000);
     assert_eq!(spec("top-1000,T:22,top-10").tcp.len(), 1000);
     assert!(spec("-").udp.is_empty());
     assert!(!spec("-").tcp.contains(0));
@@ -57,7 +61,7 @@ fn a_mistake_is_named_with_its_place_and_a_hint() {
         ("top-0", "top-0", 1, "no such list", "top-1000"),
         ("top-1001", "top-1001", 1, "no such list", "top-1000"),
         ("top-", "top-", 1, "no such list", "top-1000"),
-        ("U:top-10", "U:top-10", 1, "no list of UDP", "U:53"),
+        ("U:top-101", "U:top-101", 1, "no such list", "U:top-100"),
         ("S:22", "S:22", 1, "unknown protocol", "U:"),
         ("ntp", "ntp", 1, "UDP only", "U:ntp"),
         ("U:ftp", "U:ftp", 1, "TCP only", "T:ftp"),

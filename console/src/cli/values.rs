@@ -64,6 +64,26 @@ pub fn ttl(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// How long UDP ports may take.
+pub fn udp_budget(text: &str) -> Result<Duration, String> {
+    let budget = duration(text)?;
+    if (Duration::from_millis(1)..=Duration::from_secs(86_400)).contains(&budget) {
+        Ok(budget)
+    } else {
+        Err("a budget is longer than nothing and at most a day (24h)".to_owned())
+    }
+}
+
+/// A scan's id or the beginning of it, as the server writes it: lower case.
+pub fn scan_id(text: &str) -> Result<String, String> {
+    let id = text.trim().to_ascii_lowercase();
+    if (4..=36).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
+        Ok(id)
+    } else {
+        Err("a scan's id is made of 0-9, a-f and `-`; 4 characters of it at least".to_owned())
+    }
+}
+
 /// `HOST`, `HOST:PORT`, `ADDRESS`, `[ADDRESS]:PORT`.
 pub fn host_port(text: &str) -> Result<HostPort, String> {
     let whole = |host: &str| HostPort { host: host.to_owned(), port: None };

@@ -2,7 +2,7 @@
 
 use crate::scan_result::{PortLine, SatelliteResult, ScanResult, SeenHost, port_lines, protocols};
 use jiff::Timestamp;
-use portolan_common::observation::{HostObservation, PortState, Protocol};
+use portolan_common::observation::{HostObservation, PortState, Protocol, Suspicion};
 use portolan_common::ports::PortSpec;
 use serde::{Serialize, Serializer};
 use std::net::IpAddr;
@@ -37,6 +37,8 @@ struct SatelliteReport<'a> {
     /// `connect`, `syn` or `udp`; null when it never began.
     method: Option<&'a str>,
     method_reason: Option<&'a str>,
+    /// What else should be known, a sentence each.
+    notes: &'a [String],
     hosts_up: u64,
     hosts_total: u64,
     probes_sent: u64,
@@ -60,6 +62,18 @@ pub struct HostReport<'a> {
     /// The open ones; with `--all` every one.
     ports: Vec<PortReport>,
     ranges: Ranges,
+    #[serde(flatten)]
+    suspicion: Option<SuspicionReport<'a>>,
+}
+
+/// Only where there is one.
+#[derive(Serialize)]
+struct SuspicionReport<'a> {
+    /// `syn-proxy`, `rst-injection`, `tarpit`.
+    suspect: &'static str,
+    /// From 0 to 1.
+    confidence: f64,
+    suspect_evidence: &'a str,
 }
 
 #[derive(Serialize)]
@@ -132,6 +146,7 @@ impl<'a> SatelliteReport<'a> {
             unresolved: &satellite.unresolved,
             method: super::non_empty(&satellite.method),
             method_reason: super::non_empty(&satellite.method_reason),
+            notes: &satellite.notes,
             hosts_up: satellite.hosts_up,
             hosts_total: satellite.hosts_total,
             probes_sent: satellite.probes_sent,
@@ -150,6 +165,17 @@ impl<'a> HostReport<'a> {
             up: seen.up,
             ports: port_lines(seen, all).into_iter().map(PortReport::from).collect(),
             ranges: Ranges::new(seen, &scan.asked),
+            suspicion: seen.suspect.as_ref().map(SuspicionReport::from),
+        }
+    }
+}
+
+impl<'a> From<&'a Suspicion> for SuspicionReport<'a> {
+    fn from(suspicion: &'a Suspicion) -> Self {
+        Self {
+            suspect: suspicion.kind.as_str(),
+            confidence: f64::from(suspicion.confidence) / 100.0,
+            suspect_evidence: &suspicion.evidence,
         }
     }
 }
@@ -204,7 +230,9 @@ fn is_zero(value: &u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan_result::fixture::{end, event, finished, host, one_vantage, ports, result, started};
+    use crate::scan_result::fixture::{
+        self, end, event, finished, host, one_vantage, ports, result, started, suspect,
+    };
     use portolan_common::observation::{Reason, StateRun};
     use portolan_proto::v1::{self, scan_event::Event};
     use serde_json::{Value, json, to_value};
@@ -223,6 +251,7 @@ mod tests {
                 "satellites": [{
                     "name": "office-1", "segment": "office", "complete": true, "error": null,
                     "refused": [], "unresolved": [], "method": "connect", "method_reason": "no raw sockets",
+                    "notes": [],
                     "hosts_up": 2, "hosts_total": 4, "probes_sent": 3210,
                 }],
                 "hosts": null,
@@ -268,12 +297,7 @@ mod tests {
         let scan = result(
             "U:53,161",
             &["a"],
-            vec![
-                started(&[("a", "x")]),
-                crate::scan_result::fixture::hosts("a", &[seen]),
-                event(Event::End(last)),
-                finished(),
-            ],
+            vec![started(&[("a", "x")]), fixture::hosts("a", &[seen]), event(Event::End(last)), finished()],
         );
         let document = to_value(ScanDocument::new(&scan, false)).unwrap();
         assert_eq!(
@@ -283,6 +307,25 @@ mod tests {
         assert_eq!(
             document["satellites"][0]["refused"],
             json!([{"target": "10.0.0.1", "ports": "U:161", "rule": "deny_ports 161"}])
+        );
+    }
+
+    #[test]
+    fn suspicions_and_notes_have_their_keys() {
+        let seen = suspect(host("10.0.0.7", "10.0.0.7", true, &[]));
+        let last = v1::SatelliteEnd {
+            notes: vec!["host discovery needs CAP_NET_RAW: every address was probed".into()],
+            ..end("a", 1, 1, 4)
+        };
+        let events =
+            vec![started(&[("a", "x")]), fixture::hosts("a", &[seen]), event(Event::End(last)), finished()];
+        let document = to_value(ScanDocument::new(&result("22", &["a"], events), false)).unwrap();
+        let found = &document["hosts"][0];
+        assert_eq!((&found["suspect"], &found["confidence"]), (&json!("syn-proxy"), &json!(0.95)));
+        assert_eq!(found["suspect_evidence"], "3 of 3 random high ports answered");
+        assert_eq!(
+            document["satellites"][0]["notes"],
+            json!(["host discovery needs CAP_NET_RAW: every address was probed"])
         );
     }
 

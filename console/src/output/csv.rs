@@ -28,10 +28,21 @@ fn io_error(error: csv::Error) -> io::Error {
 
 /// A scan's open ports, or all.
 pub fn write_scan(out: &mut impl Write, scan: &ScanResult, all: bool) -> io::Result<()> {
-    const HEADER: &[&str] =
-        &["satellite", "target", "address", "protocol", "port", "state", "reason", "rtt_us"];
+    const HEADER: &[&str] = &[
+        "satellite",
+        "target",
+        "address",
+        "protocol",
+        "port",
+        "state",
+        "reason",
+        "rtt_us",
+        "suspect",
+        "confidence",
+    ];
     let rows = scan.hosts.iter().flat_map(|host| {
-        port_lines(&host.seen, all).into_iter().map(|line| {
+        let suspect = host.seen.suspect.as_ref();
+        port_lines(&host.seen, all).into_iter().map(move |line| {
             vec![
                 scan.satellites[host.satellite].name.clone(),
                 host.seen.target.clone(),
@@ -41,6 +52,8 @@ pub fn write_scan(out: &mut impl Write, scan: &ScanResult, all: bool) -> io::Res
                 line.state.to_string(),
                 line.reason.to_string(),
                 line.rtt_us.map(|us| us.to_string()).unwrap_or_default(),
+                suspect.map(|s| s.kind.to_string()).unwrap_or_default(),
+                suspect.map(|s| (f64::from(s.confidence) / 100.0).to_string()).unwrap_or_default(),
             ]
         })
     });
@@ -50,7 +63,7 @@ pub fn write_scan(out: &mut impl Write, scan: &ScanResult, all: bool) -> io::Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan_result::fixture::{hosts, one_vantage, result, started};
+    use crate::scan_result::fixture::{hosts, one_vantage, result, started, suspect, udp};
     use portolan_common::observation::{PortState, Reason};
 
     fn csv(scan: &ScanResult, all: bool) -> String {
@@ -64,12 +77,22 @@ mod tests {
         let text = csv(&one_vantage(), false);
         assert_eq!(
             text,
-            "satellite,target,address,protocol,port,state,reason,rtt_us\n\
-             office-1,shop.internal,10.99.2.10,tcp,22,open,syn-ack,412\n\
-             office-1,shop.internal,10.99.2.10,tcp,80,open,syn-ack,412\n\
-             office-1,shop.internal,10.99.2.10,tcp,443,open,syn-ack,412\n"
+            "satellite,target,address,protocol,port,state,reason,rtt_us,suspect,confidence\n\
+             office-1,shop.internal,10.99.2.10,tcp,22,open,syn-ack,412,,\n\
+             office-1,shop.internal,10.99.2.10,tcp,80,open,syn-ack,412,,\n\
+             office-1,shop.internal,10.99.2.10,tcp,443,open,syn-ack,412,,\n"
         );
         assert_eq!(csv(&one_vantage(), true).lines().count(), 1 + 4 * 1024);
+    }
+
+    #[test]
+    fn suspicions_have_their_columns() {
+        let events = vec![started(&[("s", "x")]), hosts("s", &[suspect(udp("161", "67"))])];
+        let text = csv(&result("U:1-200", &["s"], events), false);
+        assert_eq!(
+            text.lines().nth(1),
+            Some("s,10.0.0.7,10.0.0.7,udp,53,open,udp-response,412,syn-proxy,0.95")
+        );
     }
 
     #[test]
@@ -84,7 +107,7 @@ mod tests {
         let text = csv(&result("22", &["s"], vec![started(&[("s", "x")]), hosts("s", &[seen])]), false);
         assert_eq!(
             text.lines().nth(1),
-            Some("s,\"a,\"\"b\"\"\\u{a}\\u{1b}[2J\",10.0.0.1,tcp,22,open,syn-ack,412")
+            Some("s,\"a,\"\"b\"\"\\u{a}\\u{1b}[2J\",10.0.0.1,tcp,22,open,syn-ack,412,,")
         );
     }
 }

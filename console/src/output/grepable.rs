@@ -1,7 +1,7 @@
 //! nmap's grepable lines (`-oG`). Which satellite saw a host stands in a comment line before its hosts.
 
 use super::text::{host_name, nmap_hosts, printable};
-use crate::scan_result::{ScanResult, SeenHost, port_lines};
+use crate::scan_result::{ScanResult, SeenHost, listed_states, port_lines_in};
 use portolan_common::observation::PortState;
 use portolan_common::services;
 use std::collections::BTreeMap;
@@ -38,7 +38,8 @@ fn write_host(out: &mut impl Write, host: &SeenHost, all: bool) -> io::Result<()
     if !seen.up {
         return Ok(());
     }
-    let ports: Vec<_> = port_lines(seen, all)
+    let listed = listed_states(seen, all);
+    let ports: Vec<_> = port_lines_in(seen, &listed)
         .iter()
         .map(|line| {
             let service = services::name(line.protocol, line.port).unwrap_or_default();
@@ -46,18 +47,20 @@ fn write_host(out: &mut impl Write, host: &SeenHost, all: bool) -> io::Result<()
         })
         .collect();
     write!(out, "{head}Ports: {}", ports.join(", "))?;
-    if !all {
-        let mut ignored: BTreeMap<PortState, usize> = BTreeMap::new();
-        for run in seen.runs.iter().filter(|run| run.state != PortState::Open) {
-            *ignored.entry(run.state).or_default() += run.ports.len();
-        }
-        // nmap names one state and lists the ports of the others; the most frequent first serves who reads only one.
-        let mut ignored: Vec<_> = ignored.into_iter().collect();
-        ignored.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        let ignored: Vec<_> = ignored.iter().map(|(state, count)| format!("{state} ({count})")).collect();
-        if !ignored.is_empty() {
-            write!(out, "\tIgnored State: {}", ignored.join(", "))?;
-        }
+    let mut ignored: BTreeMap<PortState, usize> = BTreeMap::new();
+    for run in seen.runs.iter().filter(|run| !listed.contains(&run.state)) {
+        *ignored.entry(run.state).or_default() += run.ports.len();
+    }
+    // nmap names one state and lists the ports of the others; the most frequent first serves who reads only one.
+    let mut ignored: Vec<_> = ignored.into_iter().collect();
+    ignored.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let ignored: Vec<_> = ignored.iter().map(|(state, count)| format!("{state} ({count})")).collect();
+    if !ignored.is_empty() {
+        write!(out, "\tIgnored State: {}", ignored.join(", "))?;
+    }
+    // A field of ours, as nmap adds `OS:` and others.
+    if let Some(suspicion) = &seen.suspect {
+        write!(out, "\tSuspect: {} ({}%)", suspicion.kind, suspicion.confidence)?;
     }
     writeln!(out)
 }
@@ -65,7 +68,7 @@ fn write_host(out: &mut impl Write, host: &SeenHost, all: bool) -> io::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan_result::fixture::{one_vantage, two_vantages};
+    use crate::scan_result::fixture::{hosts, one_vantage, result, started, suspect, two_vantages, udp};
 
     fn grepable(scan: &ScanResult, all: bool) -> String {
         let mut out = Vec::new();
@@ -89,6 +92,17 @@ mod tests {
             ]
         );
         assert!(text.ends_with("4 IP addresses (2 hosts up) scanned in 12.30 seconds\n"), "{text}");
+    }
+
+    #[test]
+    fn silent_udp_ports_and_suspicions_are_told() {
+        let seen = suspect(udp("161", "67"));
+        let events = vec![started(&[("s", "x")]), hosts("s", &[seen])];
+        let text = grepable(&result("U:1-200", &["s"], events), false);
+        let line = "Host: 10.0.0.7 ()\tPorts: 53/open/udp//domain///, 67/open|filtered/udp//";
+        assert!(text.contains(line), "{text}");
+        let end = "161/open|filtered/udp//snmp///\tIgnored State: closed (9)\tSuspect: syn-proxy (95%)\n";
+        assert!(text.contains(end), "{text}");
     }
 
     #[test]

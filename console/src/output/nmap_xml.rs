@@ -4,7 +4,7 @@
 //! DTD leaves to the user and parsers pass over.
 
 use super::text::{nmap_hosts, printable};
-use crate::scan_result::{SatelliteResult, ScanResult, SeenHost, port_lines, protocols};
+use crate::scan_result::{SatelliteResult, ScanResult, SeenHost, listed_states, port_lines_in, protocols};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use portolan_common::observation::{HostObservation, PortState, Protocol, Reason, StateRun};
@@ -71,7 +71,10 @@ fn write_host(
     all: bool,
 ) -> io::Result<()> {
     let (seen, satellite) = (&host.seen, &scan.satellites[host.satellite]);
-    let comment = format!("satellite={} segment={}", satellite.name, satellite.segment);
+    let mut comment = format!("satellite={} segment={}", satellite.name, satellite.segment);
+    if let Some(suspicion) = &seen.suspect {
+        comment.push_str(&format!(" suspect={} confidence={}", suspicion.kind, suspicion.confidence));
+    }
     let end = seen.observed_at.as_second().to_string();
     xml.open("host", &[("starttime", start), ("endtime", &end), ("comment", &comment)])?;
     let state = if seen.up { "up" } else { "down" };
@@ -95,7 +98,8 @@ fn write_host(
 
 fn write_ports(xml: &mut Xml<impl Write>, seen: &HostObservation, all: bool) -> io::Result<()> {
     xml.open("ports", &[])?;
-    for state in PortState::ALL.iter().copied().filter(|state| !all && *state != PortState::Open) {
+    let listed = listed_states(seen, all);
+    for state in PortState::ALL.iter().copied().filter(|state| !listed.contains(state)) {
         let runs: Vec<&StateRun> = seen.runs.iter().filter(|run| run.state == state).collect();
         let count: usize = runs.iter().map(|run| run.ports.len()).sum();
         if count == 0 {
@@ -116,7 +120,7 @@ fn write_ports(xml: &mut Xml<impl Write>, seen: &HostObservation, all: bool) -> 
         }
         xml.close("extraports")?;
     }
-    for line in port_lines(seen, all) {
+    for line in port_lines_in(seen, &listed) {
         xml.open("port", &[("protocol", line.protocol.as_str()), ("portid", &line.port.to_string())])?;
         let state = [("state", line.state.as_str()), ("reason", line.reason.as_str()), ("reason_ttl", "0")];
         xml.empty("state", &state)?;
@@ -155,7 +159,8 @@ fn write_stats(xml: &mut Xml<impl Write>, scan: &ScanResult, zone: &TimeZone) ->
 
 /// What showed that the host is up: the most telling of its ports' reasons.
 fn host_reason(seen: &HostObservation) -> Reason {
-    let rank = |run: &&StateRun| (run.reason == Reason::NoResponse, run.state);
+    let is_silence = |reason| matches!(reason, Reason::NoResponse | Reason::IcmpRateLimited);
+    let rank = |run: &&StateRun| (is_silence(run.reason), run.state);
     seen.runs.iter().min_by_key(rank).map_or(Reason::NoResponse, |run| run.reason)
 }
 
@@ -199,7 +204,9 @@ impl<W: Write> Xml<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan_result::fixture::{host, hosts, one_vantage, result, started, two_vantages};
+    use crate::scan_result::fixture::{
+        host, hosts, one_vantage, result, started, suspect, two_vantages, udp,
+    };
 
     fn xml(scan: &ScanResult, all: bool) -> String {
         let mut out = Vec::new();
@@ -261,6 +268,36 @@ mod tests {
         assert_eq!(text.matches("<address addr=\"10.99.3.10\"").count(), 2);
         assert!(text.contains("comment=\"satellite=pci-1 segment=pci\""), "{text}");
         assert!(text.contains("<hosts up=\"2\" down=\"0\" total=\"2\"/>"), "{text}");
+    }
+
+    #[test]
+    fn few_silent_udp_ports_are_elements_and_many_are_counted() {
+        let of = |seen: HostObservation| {
+            xml(&result("U:1-90", &["s"], vec![started(&[("s", "x")]), hosts("s", &[seen])]), false)
+        };
+        let few = of(suspect(udp("161", "67-69")));
+        let ports = r#"  <ports>
+   <extraports state="closed" count="9">
+    <extrareasons reason="port-unreach" count="9" proto="udp" ports="1-9"/>
+   </extraports>
+   <port protocol="udp" portid="53">
+    <state state="open" reason="udp-response" reason_ttl="0"/>
+    <service name="domain" method="table" conf="3"/>
+   </port>
+   <port protocol="udp" portid="67">
+    <state state="open|filtered" reason="icmp-rate-limited" reason_ttl="0"/>
+"#;
+        assert!(few.contains(ports), "{few}");
+        assert!(few.contains(r#"<status state="up" reason="udp-response""#), "{few}");
+        assert!(few.contains(r#"<scaninfo type="udp" protocol="udp""#), "{few}");
+        assert!(few.contains(r#"segment=x suspect=syn-proxy confidence=95""#), "{few}");
+        let many = of(udp("161", "60-90"));
+        let counted = r#"   <extraports state="open|filtered" count="32">
+    <extrareasons reason="no-response" count="1" proto="udp" ports="161"/>
+    <extrareasons reason="icmp-rate-limited" count="31" proto="udp" ports="60-90"/>
+   </extraports>
+"#;
+        assert!(many.contains(counted) && many.matches("<port ").count() == 1, "{many}");
     }
 
     #[test]

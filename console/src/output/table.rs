@@ -4,4 +4,5 @@ pub mod history;
 pub mod ports;
 pub mod satellite;
 pub mod scan;
+pub mod scans;
 pub mod status;

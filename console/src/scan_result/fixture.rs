@@ -2,7 +2,9 @@
 
 use super::ScanResult;
 use jiff::Timestamp;
-use portolan_common::observation::{HostObservation, PortDetail, PortState, Protocol, Reason, StateRun};
+use portolan_common::observation::{
+    HostObservation, PortDetail, PortState, Protocol, Reason, StateRun, SuspectKind, Suspicion,
+};
 use portolan_common::ports::{PortSet, PortSpec};
 use portolan_proto::v1::{self, scan_event::Event};
 use prost::Message as _;
@@ -40,6 +42,31 @@ pub fn host(target: &str, address: &str, up: bool, runs: &[(PortState, Reason, &
         runs,
         unscanned: PortSpec::default(),
         suspect: None,
+    }
+}
+
+/// The same host, of which a satellite says that a SYN proxy may answer for it.
+pub fn suspect(seen: HostObservation) -> HostObservation {
+    let suspicion = Suspicion {
+        kind: SuspectKind::SynProxy,
+        confidence: 95,
+        evidence: "3 of 3 random high ports answered".into(),
+    };
+    HostObservation { suspect: Some(suspicion), ..seen }
+}
+
+/// What 30 UDP ports of a host look like: one answers, some are closed, the rest is silent for one of two reasons.
+pub fn udp(silent: &str, limited: &str) -> HostObservation {
+    let run = |state, reason, spec| StateRun { protocol: Protocol::Udp, state, reason, ports: ports(spec) };
+    HostObservation {
+        runs: vec![
+            run(PortState::Open, Reason::UdpResponse, "53"),
+            run(PortState::Closed, Reason::PortUnreach, "1-9"),
+            run(PortState::OpenFiltered, Reason::NoResponse, silent),
+            run(PortState::OpenFiltered, Reason::IcmpRateLimited, limited),
+        ],
+        details: vec![PortDetail { protocol: Protocol::Udp, port: 53, rtt_us: 412 }],
+        ..host("10.0.0.7", "10.0.0.7", true, &[])
     }
 }
 

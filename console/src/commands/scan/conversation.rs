@@ -109,6 +109,14 @@ impl api::Console for Fake {
         Ok(Response::new(v1::CancelScanResponse {}))
     }
 
+    async fn list_scans(&self, _: Request<v1::ListScansRequest>) -> Reply<v1::ListScansResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn pause_scan(&self, _: Request<v1::PauseScanRequest>) -> Reply<v1::PauseScanResponse> {
+        Err(Status::unimplemented(""))
+    }
+
     type ListPortsStream = Feed<v1::PortRecord>;
 
     async fn list_ports(&self, _: Request<v1::ListPortsRequest>) -> Reply<Self::ListPortsStream> {

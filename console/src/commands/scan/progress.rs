@@ -126,8 +126,8 @@ struct Meter {
 
 impl Meter {
     fn add(&mut self, now: Instant, step: &SatelliteProgress) {
-        // A satellite that came back may count anew.
-        if self.samples.back().is_some_and(|(_, probes, _)| *probes > step.probes_sent) {
+        // A satellite that came back may count anew, and a pause says nothing of how fast it goes.
+        if step.paused || self.samples.back().is_some_and(|(_, probes, _)| *probes > step.probes_sent) {
             self.samples.clear();
         }
         while self.samples.len() > 1
@@ -159,7 +159,9 @@ impl Meter {
             text.push_str(", connection lost: waiting for it to come back");
             return text;
         }
-        if let Some((probes, ports)) = self.rates() {
+        if step.paused {
+            text.push_str(", paused");
+        } else if let Some((probes, ports)) = self.rates() {
             text.push_str(&format!(", {} probes/s", grouped(probes as u64)));
             let left = step.ports_total.saturating_sub(step.ports_done);
             if left > 0 && ports > 0.0 {
@@ -184,8 +186,7 @@ mod tests {
             ports_total: 256_000,
             open_found: 3,
             probes_sent,
-            disconnected: false,
-            paused: false,
+            ..SatelliteProgress::default()
         }
     }
 
@@ -211,6 +212,9 @@ mod tests {
         meter.add(start, &step(100, 100));
         meter.add(start + Duration::from_secs(1), &step(0, 0));
         assert_eq!(meter.rates(), None);
+        let paused = SatelliteProgress { paused: true, ..step(64_000, 80_000) };
+        meter.add(start + Duration::from_secs(9), &paused);
+        assert_eq!(meter.message(&paused), "1/256 hosts, 3 open, paused, 64,000/256,000 ports");
         let lost = SatelliteProgress { disconnected: true, ..step(0, 0) };
         assert!(meter.message(&lost).ends_with("waiting for it to come back"));
     }

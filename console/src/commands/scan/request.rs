@@ -11,6 +11,10 @@ use std::path::Path;
 /// The longest target list that fits into one request with room for the rest of it, in bytes.
 const MAX_TARGET_BYTES: usize = MAX_MESSAGE_BYTES - 512 * 1024;
 
+/// What is scanned where nobody says which ports. Of UDP fewer: silence takes long there.
+const TCP_PORTS: &str = "top-1000";
+const UDP_PORTS: &str = "U:top-100";
+
 /// The request, and the ports it asks for.
 ///
 /// # Errors
@@ -30,7 +34,8 @@ pub fn build(args: &ScanArgs) -> Result<(v1::ScanRequest, PortSpec), ConsoleErro
         mistakes
             .push(format!("the target list is too long for one scan: {MAX_TARGET_BYTES} bytes is the limit"));
     }
-    let ports = read_ports(&args.ports, args.method)
+    let usual = if args.method == Method::Udp { UDP_PORTS } else { TCP_PORTS };
+    let ports = read_ports(args.ports.as_deref().unwrap_or(usual), args.method)
         .map_err(|error| mistakes.push(error.to_string()))
         .unwrap_or_default();
     let satellites = unique(&args.from);
@@ -50,9 +55,21 @@ pub fn build(args: &ScanArgs) -> Result<(v1::ScanRequest, PortSpec), ConsoleErro
         ports: ports.to_string(),
         method: args.method.as_str().to_owned(),
         gentle: args.gentle,
-        ..v1::ScanRequest::default()
+        discover: discovery(args).into(),
+        // At most a day.
+        udp_budget_ms: args.udp_budget.map_or(0, |budget| budget.as_millis() as u64),
+        max_rate: args.max_rate.unwrap_or(0),
+        max_rate_per_host: args.max_rate_per_host.unwrap_or(0),
     };
     Ok((request, ports))
+}
+
+fn discovery(args: &ScanArgs) -> v1::Discovery {
+    match (args.discover, args.no_discover) {
+        (true, _) => v1::Discovery::On,
+        (_, true) => v1::Discovery::Off,
+        _ => v1::Discovery::Unspecified,
+    }
 }
 
 /// With `--method udp` a port counts for UDP unless it says otherwise.
@@ -148,8 +165,26 @@ mod tests {
         assert_eq!(ports("10.0.0.1 -p 53,snmp --method udp --from a"), "U:53,161");
         assert_eq!(ports("10.0.0.1 -p T:53,U:53 --method udp --from a"), "T:53,U:53");
         assert_eq!(ports("10.0.0.1 -p 53 --method syn --from a"), "53");
+        assert_eq!(ports("10.0.0.1 -p - --method udp --from a"), "U:1-65535");
+        assert_eq!(ports("10.0.0.1 -p T:22,U:53,161 --from a"), "T:22,U:53,161");
+        let usual = build(&args("10.0.0.1 --method udp --from a")).unwrap().1;
+        assert_eq!((usual.tcp.len(), usual.udp.len()), (0, 100));
         let text = mistakes("10.0.0.1 -p 70000 --method udp --from a").concat();
         assert!(text.contains("column 1"), "{text}");
+    }
+
+    #[test]
+    fn ceilings_budgets_and_discovery_are_passed_on() {
+        let request = |line: &str| build(&args(line)).unwrap().0;
+        let plain = request("10.0.0.1 --from a");
+        assert_eq!((plain.max_rate, plain.max_rate_per_host, plain.udp_budget_ms), (0, 0, 0));
+        assert_eq!(plain.discover(), v1::Discovery::Unspecified);
+        let bounded = request(
+            "10.0.0.1 --from a --max-rate 500 --max-rate-per-host 5 --udp-budget 1m --method udp --discover",
+        );
+        assert_eq!((bounded.max_rate, bounded.max_rate_per_host, bounded.udp_budget_ms), (500, 5, 60_000));
+        assert_eq!(bounded.discover(), v1::Discovery::On);
+        assert_eq!(request("10.0.0.1 --from a --no-discover").discover(), v1::Discovery::Off);
     }
 
     #[test]

@@ -5,11 +5,14 @@ mod host;
 
 use crate::output::View;
 use crate::output::paint::styles;
-use crate::output::text::{count, grouped, printable, seconds};
+use crate::output::text::{and, count, grouped, printable, seconds};
 use crate::scan_result::{ScanResult, SeenHost};
 use portolan_common::observation::{HostObservation, PortState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+
+/// How many notes of one satellite are shown.
+const MAX_NOTES: usize = 21;
 
 /// One host as every satellite saw it that did: (name, what it saw), in the order asked.
 type Sightings<'a> = Vec<(&'a str, &'a HostObservation)>;
@@ -44,8 +47,30 @@ pub fn render(scan: &ScanResult, all: bool, view: &View) -> String {
     } else if down > 0 {
         page.push_str(&format!("{} down, not shown.\n", count(down as u64, "more host")));
     }
+    page.push_str(&notes(scan, view));
     page.push_str(&summary(scan, view));
     page
+}
+
+/// Why a satellite scanned by less than the best method, and what else it has to say; alike ones together.
+fn notes(scan: &ScanResult, view: &View) -> String {
+    let mut by_text: Vec<(String, Vec<String>)> = Vec::new();
+    for satellite in &scan.satellites {
+        // Whoever asked for it needs no reason.
+        let is_second_best = satellite.method == "connect"
+            && !satellite.method_reason.is_empty()
+            && satellite.method_reason != "asked for";
+        let method = is_second_best.then(|| format!("scanned by connect ({})", satellite.method_reason));
+        for text in method.iter().chain(&satellite.notes).take(MAX_NOTES) {
+            let (text, name) = (printable(text).into_owned(), printable(&satellite.name).into_owned());
+            match by_text.iter_mut().find(|(known, _)| *known == text) {
+                Some((_, names)) => names.push(name),
+                None => by_text.push((text, vec![name])),
+            }
+        }
+    }
+    let line = |(text, names): &(String, Vec<String>)| format!("{}: {text}", and(names));
+    by_text.iter().map(|note| format!("{}\n", view.paint.apply(styles::QUIET, &line(note)))).collect()
 }
 
 /// The satellites that scanned, but not this host.

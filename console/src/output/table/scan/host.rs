@@ -6,8 +6,8 @@ use crate::output::View;
 use crate::output::columns::{Cell, Columns};
 use crate::output::paint::styles;
 use crate::output::text::{self, and, grouped, host_name, printable};
-use crate::scan_result::{PortLine, port_lines, protocols};
-use portolan_common::observation::{HostObservation, PortState, Protocol, Reason};
+use crate::scan_result::{PortLine, listed_states, port_lines_in, protocols};
+use portolan_common::observation::{HostObservation, PortState, Protocol, Reason, SuspectKind, Suspicion};
 use portolan_common::ports::PortSpec;
 use portolan_common::services;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +34,25 @@ pub fn render(
     }
     lines.push_str(&rest(sightings, asked, &listed(&rows), view));
     lines.push_str(&disagreements(&differences, sightings, view));
+    lines.push_str(&suspicions(sightings, view));
     lines
+}
+
+/// `office-1 says: 10.0.0.7 looks like a SYN proxy (95 % sure): 3 of 3 random high ports answered`.
+fn suspicions(sightings: &Sightings<'_>, view: &View) -> String {
+    let suspects = sightings.iter().filter_map(|(name, seen)| Some((name, seen, seen.suspect.as_ref()?)));
+    let line =
+        |(name, seen, Suspicion { kind, confidence, evidence }): (&&str, &&HostObservation, &Suspicion)| {
+            let looks = match kind {
+                SuspectKind::SynProxy => "looks like a SYN proxy",
+                SuspectKind::RstInjection => "looks reset by a device on the way",
+                SuspectKind::Tarpit => "looks like a tarpit",
+            };
+            let claim = format!("{} {looks} ({confidence} % sure)", seen.address);
+            let claim = view.paint.apply(styles::CAUTION, &claim);
+            format!("  {} says: {claim}: {}\n", printable(name), printable(evidence))
+        };
+    suspects.map(line).collect()
 }
 
 fn heading(sightings: &Sightings<'_>, absent: &[&str], agree: bool, view: &View) -> String {
@@ -69,7 +87,7 @@ type Rows = BTreeMap<(Protocol, u16), Vec<Option<PortLine>>>;
 fn rows(seen: &[&HostObservation], all: bool) -> Rows {
     let mut rows = Rows::new();
     for (index, observation) in seen.iter().enumerate() {
-        for line in port_lines(observation, all) {
+        for line in port_lines_in(observation, &listed_states(observation, all)) {
             rows.entry((line.protocol, line.port)).or_insert_with(|| vec![None; seen.len()])[index] =
                 Some(line);
         }

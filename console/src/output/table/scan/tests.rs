@@ -1,6 +1,6 @@
 use super::*;
 use crate::scan_result::fixture::{
-    down, end, event, finished, host, hosts, one_vantage, ports, result, started, two_vantages,
+    down, end, event, finished, host, hosts, one_vantage, ports, result, started, suspect, two_vantages, udp,
 };
 use portolan_common::observation::Reason;
 use portolan_proto::v1::{self, scan_event::Event};
@@ -25,6 +25,7 @@ fn one_vantage_point() {
   No open ports: 1,024 closed (conn-refused)
 
 2 more hosts down, not shown.
+office-1: scanned by connect (no raw sockets)
 2 of 4 hosts up, 3 open ports; 3,210 probes in 12.3 s (connect)
 "
     );
@@ -47,6 +48,7 @@ fn two_vantage_points() {
   Not shown: 1,023 closed (conn-refused)
   Differs: 3306/tcp: filtered from office-1, open from pci-1
 
+office-1 and pci-1: scanned by connect (no raw sockets)
 2 of 2 hosts up, 3 open ports; 4,110 probes in 12.3 s (connect)
 "
     );
@@ -101,7 +103,7 @@ fn an_empty_result_is_said_in_words() {
     );
     assert_eq!(
         page(&silent, false),
-        "No host answered: 2 hosts down.\n0 of 2 hosts up, no open ports; 8 probes in 12.3 s (connect)\n"
+        "No host answered: 2 hosts down.\na: scanned by connect (no raw sockets)\n0 of 2 hosts up, no open ports; 8 probes in 12.3 s (connect)\n"
     );
     let offline =
         v1::SatelliteEnd { satellite: "a".into(), error: "it is offline".into(), ..Default::default() };
@@ -163,4 +165,41 @@ fn forbidden_ports_are_accounted_for_and_hostile_names_are_tamed() {
     let text = page(&scan, false);
     assert!(text.contains("  Not shown: 8 not probed (outside the scope)\n"), "{text}");
     assert!(!text.contains('\u{1b}'), "{text}");
+}
+
+#[test]
+fn udp_ports_suspicions_and_notes() {
+    let last = v1::SatelliteEnd {
+        method: "udp".into(),
+        method_reason: "asked for".into(),
+        notes: vec!["the UDP budget was used up\u{1b}".into()],
+        ..end("a", 1, 1, 60)
+    };
+    let of = |seen| {
+        let events =
+            vec![started(&[("a", "x")]), hosts("a", &[seen]), event(Event::End(last.clone())), finished()];
+        page(&result("U:1-90", &["a"], events), false)
+    };
+    assert_eq!(
+        of(suspect(udp("161", "69"))),
+        "\
+10.0.0.7  seen from a
+  PORT     STATE          REASON             SERVICE  RTT
+  53/udp   open           udp-response       domain   0.41 ms
+  69/udp   open|filtered  icmp-rate-limited  tftp
+  161/udp  open|filtered  no-response        snmp
+  Not shown: 9 closed (port-unreach)
+  a says: 10.0.0.7 looks like a SYN proxy (95 % sure): 3 of 3 random high ports answered
+
+a: the UDP budget was used up\\u{1b}
+1 of 1 host up, 1 open port; 60 probes in 12.3 s (udp)
+"
+    );
+    let many = of(udp("161", "60-90"));
+    assert!(
+        many.contains(
+            "Not shown: 31 open|filtered (icmp-rate-limited), 9 closed (port-unreach), 1 open|filtered (no-response)"
+        ),
+        "{many}"
+    );
 }
