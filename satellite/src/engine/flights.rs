@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 const RESEND: Duration = Duration::from_secs(1);
 const AHEAD: Duration = Duration::from_millis(20);
 
+/// The same where it must not be resent at all, however busy this host is.
+const FAR_AHEAD: Duration = Duration::from_millis(100);
+
 /// How a probe is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -43,9 +46,12 @@ impl Flight {
         (self.phase != Phase::Old).then_some(self.sent + self.wait)
     }
 
-    fn resent_at(&self) -> Option<Instant> {
-        let at = self.sent + RESEND * (self.resends + 1) - AHEAD;
-        (self.open && self.over_at().is_none_or(|over| at + AHEAD < over)).then_some(at)
+    /// When to look at the kernel's next resending. `hushed`: it is to be kept from it.
+    fn resent_at(&self, hushed: bool) -> Option<Instant> {
+        let resent = self.sent + RESEND * (self.resends + 1);
+        let at = resent - if hushed { FAR_AHEAD } else { AHEAD };
+        let is_before = |over: Instant| if hushed { at < over } else { resent < over };
+        (self.open && self.over_at().is_none_or(is_before)).then_some(at)
     }
 }
 
@@ -68,6 +74,8 @@ pub(super) struct Flights {
     /// Flights in their old phase, as they came to it, and some that have gone since.
     old: VecDeque<(usize, u64)>,
     serial: u64,
+    /// Nothing is to be resent.
+    hushed: bool,
 }
 
 impl Flights {
@@ -78,6 +86,7 @@ impl Flights {
             by_port: HashMap::new(),
             old: VecDeque::new(),
             serial: 0,
+            hushed: false,
         }
     }
 
@@ -178,10 +187,12 @@ impl Flights {
             if state.over_at().is_some_and(|over| over <= at) {
                 return Some((flight, *state, Due::Over));
             }
-            state.resends += 1;
+            // An alarm may stem from another phase, or from before a pause.
+            let is_resent = state.resent_at(self.hushed) == Some(at);
+            state.resends += u32::from(is_resent);
             let state = *state;
             self.set_alarm(flight);
-            if state.open {
+            if is_resent {
                 return Some((flight, state, Due::Resent));
             }
         }
@@ -196,6 +207,17 @@ impl Flights {
                 return Some(at);
             }
             self.alarms.pop();
+        }
+    }
+
+    /// From now on, or no longer, the kernel is to be kept from resending: what is due as [`Due::Resent`] comes early
+    /// enough for that.
+    pub(super) fn hush(&mut self, hushed: bool) {
+        self.hushed = hushed;
+        if hushed {
+            let timed = |key: &usize| self.flights.get(*key).is_some_and(|flight| flight.timed);
+            let keys: Vec<usize> = self.flights.keys().filter(timed).collect();
+            keys.into_iter().for_each(|key| self.set_alarm(key));
         }
     }
 
@@ -218,7 +240,7 @@ impl Flights {
 
     fn set_alarm(&mut self, flight: usize) {
         if let Some(state) = self.flights.get(flight)
-            && let Some(at) = state.over_at().into_iter().chain(state.resent_at()).min()
+            && let Some(at) = state.over_at().into_iter().chain(state.resent_at(self.hushed)).min()
         {
             self.alarms.push(Reverse((at, flight, state.serial)));
         }
@@ -276,6 +298,17 @@ mod tests {
             std::iter::from_fn(|| flights.due(start + 1600 * ms)).map(|d| (d.0, d.2)).collect();
         due.sort_by_key(|(key, due)| (*key, *due == Due::Over));
         assert_eq!(due, [(old, Due::Resent), (last, Due::Resent), (last, Due::Over)]);
+        // Where it must not be resent it is due earlier, and so is one whose wait ends just then.
+        let over = flights.launch(8, 0, 0, start, 1000 * ms);
+        flights.time(over);
+        flights.hush(true);
+        let mut due: Vec<_> =
+            std::iter::from_fn(|| flights.due(start + 1899 * ms)).map(|d| (d.0, d.2)).collect();
+        due.retain(|(key, _)| *key == over);
+        assert_eq!(due[0], (over, Due::Resent));
+        assert!(flights.due(start + 1899 * ms).is_none());
+        assert_eq!(flights.due(start + 1900 * ms).map(|d| (d.0, d.2)), Some((old, Due::Resent)));
+        flights.land(over);
         assert_eq!(flights.land_oldest(), Some(old));
         assert_eq!(flights.land_oldest(), None);
     }
