@@ -116,6 +116,10 @@ if [ $bench = yes ]; then
   step cargo bench --locked -p portolan-tests --bench fleet
   step cargo bench --locked -p portolan-server --bench ingest
   step cargo bench --locked -p portolan-satellite --bench spool
+  # Packet sockets and a firewall of its own: only root has them.
+  if [ "$(id -u)" = 0 ]; then
+    step cargo run --locked -p portolan-scan-bench -- --peers fast
+  fi
 fi
 
 read -r passed failed ignored < <(awk '
