@@ -1,4 +1,4 @@
-//! The judge: nmap's connect scan of the same targets from the same place.
+//! The judge: nmap's scan of the same targets from the same place, by connecting, by SYN or by UDP.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,6 +14,16 @@ const LIMIT: Duration = Duration::from_secs(200);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdicts {
     hosts: BTreeMap<IpAddr, PortStates>,
+    reasons: BTreeMap<(IpAddr, u16), Reason>,
+}
+
+/// Why a port is in its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// The scanner's word for it: `syn-ack`, `reset`, `no-response`, `port-unreach`, …
+    pub word: String,
+    /// The time to live of the answer, where the scanner tells it.
+    pub ttl: Option<u8>,
 }
 
 impl Verdicts {
@@ -33,7 +43,29 @@ impl Verdicts {
         self.hosts.insert(address, states);
     }
 
-    /// Fails with every difference, named, unless both saw the same at the same addresses.
+    /// Adds why a port is in its state.
+    pub fn explain(&mut self, address: IpAddr, port: u16, word: &str, ttl: Option<u8>) {
+        self.reasons.insert((address, port), Reason { word: word.to_owned(), ttl });
+    }
+
+    /// Why a port is in its state.
+    #[track_caller]
+    pub fn reason(&self, address: IpAddr, port: u16) -> &Reason {
+        let found = self.reasons.get(&(address, port));
+        found.unwrap_or_else(|| panic!("no reason for port {port} of {address}"))
+    }
+
+    /// The ports of an address by the scanner's word for the reason.
+    pub fn by_reason(&self, address: IpAddr) -> BTreeMap<&str, Ports> {
+        let mut all: BTreeMap<&str, Ports> = BTreeMap::new();
+        for ((_, port), reason) in self.reasons.iter().filter(|((of, _), _)| *of == address) {
+            all.entry(&reason.word).or_default().insert(*port);
+        }
+        all
+    }
+
+    /// Fails with every difference in states, named, unless both saw the same at the same addresses. Reasons are not
+    /// compared: each scanner has its own words for them.
     #[track_caller]
     pub fn same_as(&self, other: &Self, names: (&str, &str)) {
         let mut differences = Vec::new();
@@ -53,18 +85,38 @@ impl Verdicts {
 /// Scans `targets` with `nmap -sT` from `host`. Needs [`need!("nmap")`](crate::need).
 #[track_caller]
 pub fn nmap_connect(host: &Host, targets: &[IpAddr], ports: &str) -> Verdicts {
+    nmap(host, &["-sT", "-T4"], targets, ports)
+}
+
+/// The same with `nmap -sS`, which needs root: not for a lab without privileges.
+#[track_caller]
+pub fn nmap_syn(host: &Host, targets: &[IpAddr], ports: &str) -> Verdicts {
+    nmap(host, &["-sS", "-T4"], targets, ports)
+}
+
+/// The same with `nmap -sU`, which needs root too. Where a target limits its ICMP errors, each closed port takes a second.
+#[track_caller]
+pub fn nmap_udp(host: &Host, targets: &[IpAddr], ports: &str) -> Verdicts {
+    nmap(host, &["-sU", "-T4"], targets, ports)
+}
+
+#[track_caller]
+fn nmap(host: &Host, method: &[&str], targets: &[IpAddr], ports: &str) -> Verdicts {
     let mut verdicts = Verdicts::default();
     let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = targets.iter().partition(|address| address.is_ipv4());
     for (family, group) in [("-4", v4), ("-6", v6)] {
         if group.is_empty() {
             continue;
         }
-        let mut program = host.command("nmap").args(["-sT", "-n", "-Pn", "-T4", "-p", ports, "-oX", "-"]);
+        let mut program = host.command("nmap").args(method);
+        program = program.args(["-n", "-Pn", "--reason", "-p", ports, "-oX", "-"]);
         if family == "-6" {
             program = program.arg("-6");
         }
         let finished = program.args(group.iter().map(IpAddr::to_string)).limit(LIMIT).run();
-        verdicts.hosts.extend(from_nmap_xml(finished.ok(), &ports::parse(ports)).hosts);
+        let seen = from_nmap_xml(finished.ok(), &ports::parse(ports));
+        verdicts.hosts.extend(seen.hosts);
+        verdicts.reasons.extend(seen.reasons);
     }
     verdicts
 }
@@ -86,7 +138,9 @@ pub fn from_nmap_xml(finished: &Finished, asked: &Ports) -> Verdicts {
         let address = host.children().find(ip).and_then(|node| node.attribute("addr"));
         let address = address.and_then(|text| text.parse().ok());
         let address = address.unwrap_or_else(|| panic!("a host without an address:\n{finished}"));
-        verdicts.insert(address, states_of(host, asked));
+        let states = states_of(host, asked);
+        explain(&mut verdicts, address, host, &states);
+        verdicts.insert(address, states);
     }
     verdicts
 }
@@ -111,4 +165,27 @@ fn states_of(host: roxmltree::Node<'_, '_>, asked: &Ports) -> PortStates {
         states.of_mut(state).extend(set);
     }
     states
+}
+
+/// Reasons stand with each port that is listed, and with the lists of the ports that are not.
+fn explain(verdicts: &mut Verdicts, address: IpAddr, host: roxmltree::Node<'_, '_>, states: &PortStates) {
+    for port in host.descendants().filter(|node| node.has_tag_name("port")) {
+        let number = port.attribute("portid").and_then(|text| text.parse().ok());
+        let state = port.children().find(|node| node.has_tag_name("state"));
+        if let (Some(number), Some(state)) = (number, state)
+            && let Some(word) = state.attribute("reason")
+        {
+            let ttl = state.attribute("reason_ttl").and_then(|text| text.parse().ok()).filter(|ttl| *ttl > 0);
+            verdicts.explain(address, number, word, ttl);
+        }
+    }
+    let asked = states.asked();
+    for extra in host.descendants().filter(|node| node.has_tag_name("extrareasons")) {
+        let (Some(word), Some(named)) = (extra.attribute("reason"), extra.attribute("ports")) else {
+            continue;
+        };
+        for port in ports::parse(named).intersection(&asked) {
+            verdicts.explain(address, *port, word, None);
+        }
+    }
 }

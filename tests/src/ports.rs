@@ -46,6 +46,8 @@ pub struct PortStates {
     pub closed: Ports,
     /// Ports that met silence or a device's rejection.
     pub filtered: Ports,
+    /// UDP ports that met silence, which an open one may keep too.
+    pub open_filtered: Ports,
 }
 
 impl PortStates {
@@ -56,19 +58,25 @@ impl PortStates {
             "open" => &mut self.open,
             "closed" => &mut self.closed,
             "filtered" => &mut self.filtered,
-            other => panic!("a TCP scan has no port state `{other}`"),
+            "open|filtered" => &mut self.open_filtered,
+            other => panic!("the lab knows no port state `{other}`"),
         }
     }
 
     /// All ports, whatever their state.
     pub fn asked(&self) -> Ports {
-        &(&self.open | &self.closed) | &self.filtered
+        &(&(&self.open | &self.closed) | &self.filtered) | &self.open_filtered
     }
 }
 
 impl fmt::Display for PortStates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = [("open", &self.open), ("closed", &self.closed), ("filtered", &self.filtered)];
+        let all = [
+            ("open", &self.open),
+            ("closed", &self.closed),
+            ("filtered", &self.filtered),
+            ("open|filtered", &self.open_filtered),
+        ];
         let said = all.iter().filter(|(_, ports)| !ports.is_empty());
         let said: Vec<String> = said.map(|(state, ports)| format!("{state} {}", format(ports))).collect();
         f.write_str(&said.join("; "))
@@ -89,7 +97,7 @@ mod tests {
 
     #[test]
     fn states_are_told_in_one_line() {
-        let states = PortStates { open: parse("80"), closed: parse("1-2"), filtered: Ports::new() };
+        let states = PortStates { open: parse("80"), closed: parse("1-2"), ..PortStates::default() };
         assert_eq!(states.to_string(), "open 80; closed 1-2");
     }
 }

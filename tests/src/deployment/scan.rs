@@ -69,16 +69,22 @@ impl Scan {
         ports.iter().find(|entry| entry["protocol"] == "tcp" && entry["port"] == port)
     }
 
-    /// What a satellite saw, in the judge's terms, from `ranges`.
+    /// What a satellite saw of TCP ports, in the judge's terms, from `ranges`.
     #[track_caller]
     pub fn verdicts(&self, satellite: &str) -> Verdicts {
+        self.verdicts_of(satellite, "tcp")
+    }
+
+    /// The same for a protocol, `tcp` or `udp`; reasons are those of the ports that are listed.
+    #[track_caller]
+    pub fn verdicts_of(&self, satellite: &str, protocol: &str) -> Verdicts {
         let mut verdicts = Verdicts::default();
         for host in self.hosts(satellite) {
             let address = host["address"].as_str().and_then(|text| text.parse().ok());
             let address = address.unwrap_or_else(|| panic!("no address in {host}"));
             let mut states = PortStates::default();
-            let tcp = host["ranges"]["tcp"].as_object();
-            for (state, range) in tcp.unwrap_or_else(|| panic!("no TCP `ranges` in {host}")) {
+            let ranges = host["ranges"][protocol].as_object();
+            for (state, range) in ranges.unwrap_or_else(|| panic!("no {protocol} `ranges` in {host}")) {
                 let range = range.as_str().expect("ranges are text");
                 // What the scope forbade was not looked at, so it has no state.
                 if !range.is_empty() && state != "unscanned" {
@@ -86,6 +92,14 @@ impl Scan {
                 }
             }
             verdicts.insert(address, states);
+            for entry in host["ports"].as_array().into_iter().flatten() {
+                let port = entry["port"].as_u64().and_then(|port| u16::try_from(port).ok());
+                if let (Some(port), Some(reason), true) =
+                    (port, entry["reason"].as_str(), entry["protocol"] == protocol)
+                {
+                    verdicts.explain(address, port, reason, None);
+                }
+            }
         }
         verdicts
     }

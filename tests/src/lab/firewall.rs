@@ -31,6 +31,9 @@ enum Verdict {
     Accept,
     Drop,
     Lose { percent: u8 },
+    LimitResets { per_second: u32 },
+    Police { per_second: u32 },
+    SynProxy,
     Count { counter: String },
     Reset,
     Prohibit,
@@ -130,6 +133,35 @@ impl Firewall {
         self
     }
 
+    /// Lets only so many TCP resets a second pass in this direction, as firewalls and targets do that protect
+    /// themselves; the others are dropped.
+    #[must_use]
+    pub fn limit_resets(mut self, from: impl Into<Place>, to: impl Into<Place>, per_second: u32) -> Self {
+        let verdict = Verdict::LimitResets { per_second };
+        self.early.push(Rule::new(from.into(), to.into(), tcp("-"), verdict));
+        self
+    }
+
+    /// A slow link: lets only so many packets a second pass in this direction, drops the others, queues none.
+    #[must_use]
+    pub fn police(mut self, from: impl Into<Place>, to: impl Into<Place>, per_second: u32) -> Self {
+        self.early.push(Rule::new(from.into(), to.into(), any(), Verdict::Police { per_second }));
+        self
+    }
+
+    /// Answers every attempt to connect in the target's name, window 0 and with options, and asks the target only once
+    /// the client has completed the handshake: the kernel's own SYN proxy.
+    #[must_use]
+    pub fn syn_proxy(self, from: impl Into<Place>, to: impl Into<Place>, ports: PortMatch) -> Self {
+        assert_eq!(ports.protocol, Some("tcp"), "only TCP has a handshake");
+        self.with(from, to, ports, Verdict::SynProxy)
+    }
+
+    /// Whether a rule needs connections that the router has not seen begin to be invalid.
+    pub(super) fn has_syn_proxy(&self) -> bool {
+        self.rules.iter().any(|rule| matches!(rule.verdict, Verdict::SynProxy))
+    }
+
     /// Drops every packet between the two, both ways, of established connections as well: the cable is cut, and
     /// neither side is told.
     #[must_use]
@@ -179,14 +211,21 @@ impl Firewall {
         for delay in delays {
             text.push_str(&format!("    iifname \"{}\" notrack\n", delay.segment()));
         }
+        for rule in self.rules.iter().filter(|rule| matches!(rule.verdict, Verdict::SynProxy)) {
+            // The proxy's SYNs are nobody's connection until it makes one of its own.
+            rule.write_as(" tcp flags & (fin | syn | rst | ack) == syn notrack", segments, &mut text);
+        }
         let policy = if self.closed { "drop" } else { "accept" };
         text.push_str("  }\n  chain passing { type filter hook forward priority filter;");
         text.push_str(&format!(" policy {policy};\n    oifname \"delay*\" accept\n"));
         for rule in &self.early {
             rule.write(segments, &mut text);
         }
+        for rule in self.rules.iter().filter(|rule| matches!(rule.verdict, Verdict::SynProxy)) {
+            rule.write(segments, &mut text);
+        }
         text.push_str("    ct state established,related accept\n");
-        for rule in &self.rules {
+        for rule in self.rules.iter().filter(|rule| !matches!(rule.verdict, Verdict::SynProxy)) {
             rule.write(segments, &mut text);
         }
         text.push_str("  }\n}\n");
@@ -200,11 +239,16 @@ impl Rule {
     }
 
     fn write(&self, segments: &[Segment], text: &mut String) {
+        self.write_as(&self.verdict.text(&self.ports), segments, text);
+    }
+
+    /// What it matches, with another statement behind.
+    fn write_as(&self, statement: &str, segments: &[Segment], text: &mut String) {
         let (from4, from6) = self.from.networks(segments);
         let (to4, to6) = self.to.networks(segments);
         for (family, from, to) in [("ip", from4, to4), ("ip6", from6, to6)] {
             let matched = format!("{family} saddr {from} {family} daddr {to}{}", self.ports.text());
-            text.push_str(&format!("    {matched}{}\n", self.verdict.text(&self.ports)));
+            text.push_str(&format!("    {matched}{statement}\n"));
         }
     }
 }
@@ -239,6 +283,20 @@ impl Verdict {
             Self::Drop => " drop".into(),
             Self::Lose { percent: 100 } => " drop".into(),
             Self::Lose { percent } => format!(" numgen random mod 100 < {percent} drop"),
+            // A burst of a tenth of a second, so that the rate is what counts.
+            Self::LimitResets { per_second } => {
+                let burst = (per_second / 10).max(1);
+                format!(
+                    " tcp flags & rst == rst limit rate over {per_second}/second burst {burst} packets drop"
+                )
+            }
+            Self::Police { per_second } => {
+                let burst = (per_second / 10).max(1);
+                format!(" limit rate over {per_second}/second burst {burst} packets drop")
+            }
+            Self::SynProxy => {
+                " ct state { invalid, untracked } synproxy mss 1460 wscale 7 timestamp sack-perm".into()
+            }
             Self::Count { counter } if ports.protocol == Some("tcp") => {
                 format!(" tcp flags & (syn | ack) == syn counter name {counter}")
             }

@@ -6,8 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns};
 
+use super::ROUTER;
 use super::listener::Listener;
 use super::process::{Program, run_ok};
 
@@ -65,6 +67,31 @@ impl Host {
             IpAddr::V4(v4) => command.args(["address", "add", &format!("{v4}/24"), "dev", "eth0"]),
             IpAddr::V6(v6) => command.args(["address", "add", &format!("{v6}/64"), "dev", "eth0", "nodad"]),
         });
+    }
+
+    /// Makes it answer for every address of a network, `10.99.9.0/24` or `fd00:99:9::/120`, and the router send them to
+    /// it. The network must be none of the lab's segments.
+    #[track_caller]
+    pub fn answers_for(&self, network: &str) {
+        let network: IpNet = network.parse().unwrap_or_else(|_| panic!("`{network}` is no network"));
+        let (family, via) = match network {
+            IpNet::V4(_) => ("-4", self.v4()),
+            IpNet::V6(_) => ("-6", self.v6()),
+        };
+        let (network, via) = (network.to_string(), via.to_string());
+        run_ok(self.command("ip").args([family, "route", "add", "local", &network, "dev", "lo"]));
+        let router = Program::new("ip").args(["-n", ROUTER, family, "route", "add", &network, "via", &via]);
+        run_ok(router);
+    }
+
+    /// Switches the kernel's limit of ICMP errors on, as Linux has it by default (one a second for each peer, after a
+    /// burst of six), or off, as hosts of the lab have it otherwise. The burst counts from when the host first answered a peer; after a
+    /// time without limit it takes six seconds to fill up.
+    #[track_caller]
+    pub fn icmp_rate_limit(&self, on: bool) {
+        let millis = if on { "1000" } else { "0" };
+        self.sysctl("net.ipv4.icmp_ratelimit", millis);
+        self.sysctl("net.ipv6.icmp.ratelimit", millis);
     }
 
     /// What /etc/hosts says on this host from now on, also to programs that run already.

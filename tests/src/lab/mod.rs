@@ -19,9 +19,11 @@ mod fault;
 mod firewall;
 mod host;
 mod listener;
+mod middlebox;
 mod process;
 mod proxy;
 mod services;
+mod tunnel;
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -36,6 +38,7 @@ pub use self::fault::{Direction, Fault, FaultProxy, Kind};
 pub use self::firewall::{Firewall, Place, PortMatch, any, tcp, udp};
 pub use self::host::Host;
 pub use self::listener::Listener;
+pub use self::middlebox::Middlebox;
 pub use self::process::{Finished, Process, Program, find_program, run_ok};
 pub use self::proxy::Proxy;
 pub use self::services::{nginx, redis, sshd};
@@ -59,6 +62,8 @@ struct State {
     segments: Vec<Segment>,
     firewall: Firewall,
     delays: Vec<DelayBox>,
+    middleboxes: usize,
+    tunnels: usize,
 }
 
 /// A network of the lab.
@@ -188,12 +193,35 @@ impl Lab {
         Ok(())
     }
 
+    /// Puts a device behind the router that answers for a whole network, `10.99.9.0/24`, which must be none of the lab's
+    /// segments. Returns why not when the machine has no usable TUN device.
+    #[track_caller]
+    pub fn middlebox(&self, kind: Middlebox, network: &str) -> Result<(), String> {
+        let network = network.parse().unwrap_or_else(|_| panic!("`{network}` is no network"));
+        let mut state = self.state.lock().unwrap();
+        state.middleboxes += 1;
+        middlebox::start(&self.router, kind, network, state.middleboxes)
+    }
+
+    /// Takes a host off Ethernet: all that it sends outside its segment and all that is sent to it goes through a TUN
+    /// interface, `tun0`. Returns why not when the machine has no usable TUN device.
+    #[track_caller]
+    pub fn tunnel(&self, host: &Host) -> Result<(), String> {
+        let mut state = self.state.lock().unwrap();
+        state.tunnels += 1;
+        tunnel::start(&self.router, host, state.tunnels)
+    }
+
     fn ip(&self, args: &[&str]) -> Program {
         self.router.command("ip").args(args.iter().copied())
     }
 
     #[track_caller]
     fn load_firewall(&self, state: &State) {
+        if state.firewall.has_syn_proxy() {
+            // The client's second packet must not look like a connection picked up in the middle.
+            self.router.sysctl_if_known("net.netfilter.nf_conntrack_tcp_loose", "0");
+        }
         let rules = state.firewall.ruleset(&state.segments, &state.delays);
         run_ok(self.router.command("nft").args(["-f", "-"]).stdin(rules));
     }

@@ -32,6 +32,8 @@ pub const HOST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 2, 0, 0, 0, 0, 7);
 pub const ROUTER_MAC: &str = "02:00:00:99:01:01";
 /// The UDP services of [`HOST`].
 pub const UDP_OPEN: &str = "53,69,123,161,3478,11211";
+/// How long Linux's burst of ICMP errors takes to be whole again: six, one a second.
+const ICMP_BURST: Duration = Duration::from_secs(7);
 /// How long a program of the lab may take to be ready.
 const READY: Duration = Duration::from_secs(10);
 
@@ -130,6 +132,9 @@ impl Lab {
         for namespace in ["router", "target"] {
             own("forget", namespace)?;
         }
+        if way.udp {
+            thread::sleep(ICMP_BURST);
+        }
         // The first packet to somebody new waits for ARP, which is no scanner's work.
         for (from, to) in
             [("scanner", "10.99.2.99"), ("neighbour", "10.99.2.99"), ("scanner", "fd00:99:2::99")]
@@ -211,7 +216,9 @@ impl Way {
         text.push_str("oifname \"dl0\" accept\n");
         if self.loss > 0 {
             for end in ["r0", "r1"] {
-                text.push_str(&format!("oifname \"{end}\" numgen random mod 100 < {} drop\n", self.loss));
+                let lose = format!("numgen random mod 100 < {} drop", self.loss);
+                // The neighbour's own link loses nothing, so that what it misses is the firewall's doing.
+                text.push_str(&format!("iifname != \"r2\" oifname \"{end}\" {lose}\n"));
             }
         }
         if self.stateful || self.flows.is_some() {
