@@ -40,6 +40,8 @@ pub struct Sample {
     pub heard: Option<(f64, usize)>,
     /// Reasons of what was left undecided.
     pub undecided: Vec<(String, usize)>,
+    /// It did not come to its end.
+    pub failed: bool,
     /// What a reader should know.
     pub notes: Vec<String>,
 }
@@ -49,6 +51,7 @@ struct Beside {
     neighbour: Option<Guard>,
     watch: Option<Guard>,
     drops: u64,
+    lost: u64,
 }
 
 /// Runs a peer; nothing when it cannot take part here, with the reason.
@@ -75,12 +78,12 @@ pub fn peer(lab: &Lab, row: &Row, peer: Peer) -> Result<Result<Sample, String>> 
     let verdicts = match (&run.failure, peer) {
         (Some(_), Peer::Nmap { .. }) => Verdicts::default(),
         (_, Peer::Nmap { .. }) => Verdicts::from_nmap(&told, &asked)?,
-        (_, Peer::Raw(_)) => Verdicts::from_list(&told, false),
+        (_, Peer::Raw(_) | Peer::PacedRaw(_)) => Verdicts::from_list(&told, false),
         (_, Peer::Masscan(_)) => Verdicts::from_list(&told, true),
         (_, Peer::Rustscan(_)) => Verdicts::from_rustscan(&run.stdout)?,
     };
     let mut sample = beside.end(lab, row, &run, &verdicts)?;
-    if let (Peer::Raw(_), None) = (peer, &run.failure) {
+    if let (Peer::Raw(_) | Peer::PacedRaw(_), None) = (peer, &run.failure) {
         let said: Value = serde_json::from_str(run.stdout.trim()).context("read what the raw sender said")?;
         // Writing its list is not part of the limit.
         sample.wall = said["seconds"].as_f64().context("the raw sender told no time")?;
@@ -144,6 +147,7 @@ impl Beside {
             neighbour: neighbour.transpose()?,
             watch: watch.transpose()?,
             drops: measure::backlog_drops()?,
+            lost: lab.lost_in_delay()?,
         })
     }
 
@@ -152,6 +156,10 @@ impl Beside {
         let drops = measure::backlog_drops()?.saturating_sub(self.drops);
         if drops > 0 {
             notes.push(format!("{drops} packets lost in the kernel's input queues"));
+        }
+        let lost = lab.lost_in_delay()?.saturating_sub(self.lost);
+        if lost > 0 {
+            notes.push(format!("{lost} packets lost because the delay was full"));
         }
         let neighbour = self.neighbour.map(|tool| lab::result_of(tool, "flows", "neighbour", lab.work()));
         let neighbour = neighbour.transpose()?.map(|said| {
@@ -174,6 +182,7 @@ impl Beside {
             neighbour,
             heard,
             undecided: verdicts.undecided.clone().into_iter().collect(),
+            failed: run.failure.is_some(),
             notes,
         })
     }
@@ -185,41 +194,11 @@ fn command(row: &Row, peer: Peer, out: &std::path::Path) -> Result<Result<Comman
     let found = |name: &str| installed(name).ok_or_else(|| format!("{name} is not installed"));
     let six = matches!(row.hosts, Hosts::One6 | Hosts::Net6);
     Ok(match peer {
-        Peer::Raw(_) | Peer::Masscan(_) | Peer::Rustscan(_) if six || row.udp => {
+        Peer::Raw(_) | Peer::PacedRaw(_) | Peer::Masscan(_) | Peer::Rustscan(_) if six || row.udp => {
             Err(String::from("takes no part in this row"))
         }
-        Peer::Raw(passes) => {
-            let (first, last) = match row.hosts {
-                Hosts::One => (HOST, HOST),
-                _ => (Ipv4Addr::new(10, 99, 2, 1), Ipv4Addr::new(10, 99, 2, 254)),
-            };
-            // The gap between two passes is for the longest round trip that the row has.
-            let gap = 60.max(row.way.delay * 3 / 2).to_string();
-            let (first, last, passes) = (first.to_string(), last.to_string(), passes.to_string());
-            let source = SCANNER.to_string();
-            let words = [
-                "raw",
-                "--interface",
-                "s0",
-                "--source",
-                &source,
-                "--router",
-                ROUTER_MAC,
-                "--first",
-                &first,
-                "--last",
-                &last,
-                "--ports",
-                row.ports,
-                "--passes",
-                &passes,
-                "--gap",
-                &gap,
-                "--out",
-                &path,
-            ];
-            Ok(on_own("scanner", &words)?)
-        }
+        Peer::Raw(passes) => Ok(raw(row, passes, 0, &path)?),
+        Peer::PacedRaw(rate) => Ok(raw(row, 4, rate, &path)?),
         Peer::Nmap { flags, .. } => found("nmap").map(|nmap| {
             let mut command = on("scanner", nmap);
             command.args(["-n", "-Pn", "-oX", &path, "-p", row.ports]).args(flags.split(' '));
@@ -274,6 +253,20 @@ fn command(row: &Row, peer: Peer, out: &std::path::Path) -> Result<Result<Comman
             })
         }
     })
+}
+
+fn raw(row: &Row, passes: u32, rate: u32, out: &str) -> Result<Command> {
+    let (first, last) = match row.hosts {
+        Hosts::One => (HOST, HOST),
+        _ => (Ipv4Addr::new(10, 99, 2, 1), Ipv4Addr::new(10, 99, 2, 254)),
+    };
+    // The gap between two passes is for the longest round trip that the row has.
+    let gap = 60.max(row.way.delay * 3 / 2);
+    let mut command = on_own("scanner", &["raw", "--interface", "s0", "--router", ROUTER_MAC, "--out", out])?;
+    command.args(["--source", &SCANNER.to_string(), "--ports", row.ports]);
+    command.args(["--first", &first.to_string(), "--last", &last.to_string()]);
+    command.args(["--passes", &passes.to_string(), "--rate", &rate.to_string(), "--gap", &gap.to_string()]);
+    Ok(command)
 }
 
 /// masscan misses what the kernel's own resets end before it has looked, so they are hidden; and it ends only when a

@@ -148,6 +148,17 @@ impl Lab {
         Ok(())
     }
 
+    /// Packets that the delay had no room for since it was laid.
+    pub fn lost_in_delay(&self) -> Result<u64> {
+        if self.delay.is_none() {
+            return Ok(0);
+        }
+        let said =
+            checked(Command::new("ip").args(["-n", "router", "-j", "-s", "link", "show", "dev", "dl0"]))?;
+        let said: serde_json::Value = serde_json::from_str(&said).context("read `ip -j -s link`")?;
+        said[0]["stats64"]["tx"]["dropped"].as_u64().context("`ip -j -s link` tells no drops of dl0")
+    }
+
     /// Where files of the run go.
     pub fn work(&self) -> &Path {
         &self.work

@@ -51,6 +51,9 @@ struct Cli {
     /// Which other scanners take part.
     #[arg(long, value_enum, default_value_t = Peers::All)]
     peers: Peers,
+    /// Only those other scanners whose name contains this, as the report has it.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    peer: String,
     /// The method of Portolan's TCP scans, in place of each row's own.
     #[arg(long)]
     method: Option<String>,
@@ -196,10 +199,13 @@ fn inside(cli: &Cli, rows: Vec<Row>) -> Result<()> {
 
 fn run_row(cli: &Cli, lab: &mut Lab, portolan: &Portolan, row: Row) -> Result<Outcome> {
     let slow = |peer: &Peer| matches!(peer, Peer::Nmap { slow: true, .. });
-    let takes_part = |peer: &&Peer| match cli.peers {
-        Peers::None => false,
-        Peers::Fast => !slow(peer),
-        Peers::All => true,
+    let takes_part = |peer: &&Peer| {
+        let wanted = match cli.peers {
+            Peers::None => false,
+            Peers::Fast => !slow(peer),
+            Peers::All => true,
+        };
+        wanted && peer.to_string().contains(&cli.peer)
     };
     let mut peers: Vec<(Peer, Vec<Sample>)> =
         row.peers.iter().filter(takes_part).map(|peer| (*peer, Vec::new())).collect();

@@ -83,6 +83,11 @@ pub fn cpu_of(process: u32) -> Result<f64> {
     Ok((ticks.0 + ticks.1) / second as f64)
 }
 
+/// Whether a process lives: one that has ended keeps its name until it is waited for, but no memory.
+pub fn is_running(process: u32) -> bool {
+    status_mb(process, "VmRSS").is_ok()
+}
+
 /// A size in /proc/PID/status, in MB of 1,000,000 bytes.
 pub fn status_mb(process: u32, field: &str) -> Result<f64> {
     let path = format!("/proc/{process}/status");

@@ -125,6 +125,11 @@ impl Portolan {
             }
         }
         let process = self.satellite.0.id();
+        ensure!(
+            measure::is_running(process),
+            "the satellite has ended; its last words:\n{}",
+            fs::read_to_string(work.join("portolan-satellite.log")).unwrap_or_default()
+        );
         measure::reset_peak(process)?;
         let before = measure::cpu_of(process)?;
         let mut command = console(&self.binaries, &self.context);

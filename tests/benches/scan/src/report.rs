@@ -27,6 +27,8 @@ pub struct Summary {
     pub heard: Option<(f64, usize)>,
     /// Reasons of what was left undecided, all runs.
     pub undecided: Vec<(String, usize)>,
+    /// Runs that did not come to their end.
+    pub failed: usize,
     /// What a reader should know.
     pub notes: Vec<String>,
 }
@@ -80,6 +82,7 @@ impl Summary {
             neighbour: samples.iter().filter_map(|sample| sample.neighbour).reduce(add),
             heard: samples.iter().filter_map(|sample| sample.heard).reduce(worse),
             undecided: samples.iter().flat_map(|sample| sample.undecided.clone()).collect(),
+            failed: samples.iter().filter(|sample| sample.failed).count(),
             notes,
         })
     }
@@ -110,6 +113,14 @@ impl Outcome {
 }
 
 fn verdict(row: &Row, limit: Limit, ours: &Summary, peers: &[(Peer, Summary)]) -> Verdict {
+    let verdict = compare(row, limit, ours, peers);
+    match ours.failed {
+        0 => verdict,
+        failed => Verdict { outcome: format!("MISSED: {failed} runs failed"), ..verdict },
+    }
+}
+
+fn compare(row: &Row, limit: Limit, ours: &Summary, peers: &[(Peer, Summary)]) -> Verdict {
     let score = &ours.score;
     let at_most = |asked: String, measured: f64, most: f64, unit: &str| Verdict {
         asked,

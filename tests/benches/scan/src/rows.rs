@@ -74,8 +74,10 @@ pub enum Dropped {
 /// Another scanner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// The bare raw sender, with so many passes over what stays silent.
+    /// The bare raw sender, with so many passes over what stays silent, as fast as it goes.
     Raw(u32),
+    /// The same with four passes at so many SYNs a second: over a long link, speed without control only loses.
+    PacedRaw(u32),
     /// `nmap -n -Pn` with these flags; slow ones run once however many runs are asked for.
     Nmap {
         /// `-sS -T4` and the like.
@@ -192,6 +194,7 @@ pub fn all() -> Vec<Row> {
         title: "one host, 65,535 ports, all but 8 dropped, 300 ms away",
         way: Way { rules: DROP_ALL_BUT_EIGHT, delay: 300, ..Way::default() },
         dropped: Dropped::AllButEight,
+        peers: vec![Peer::PacedRaw(80_000), ONE_RETRY],
         limits: vec![Limit::Right],
         ..silent.clone()
     };
@@ -199,7 +202,14 @@ pub fn all() -> Vec<Row> {
         name: "lossy",
         title: "254 hosts x 1,000 ports, 20 ms, 1 % loss each way",
         way: lossy_way.clone(),
-        peers: vec![Peer::Raw(4), SLOW_T4, TWO_RETRIES, ONE_RETRY, Peer::Masscan(50_000), Peer::Rustscan(1)],
+        peers: vec![
+            Peer::PacedRaw(80_000),
+            SLOW_T4,
+            TWO_RETRIES,
+            ONE_RETRY,
+            Peer::Masscan(50_000),
+            Peer::Rustscan(1),
+        ],
         limits: vec![Limit::Seconds(4.5), Limit::AllOpen, Limit::ClosedAsFiltered(2)],
         ..net.clone()
     };
@@ -353,6 +363,7 @@ impl std::fmt::Display for Peer {
         match self {
             Self::Raw(1) => f.write_str("raw, one pass"),
             Self::Raw(passes) => write!(f, "raw, {passes} passes"),
+            Self::PacedRaw(rate) => write!(f, "raw, 4 passes, {rate}/s"),
             Self::Nmap { flags, .. } => write!(f, "nmap {flags}"),
             Self::Masscan(rate) => write!(f, "masscan --rate {rate}"),
             Self::Rustscan(tries) => write!(f, "rustscan --tries {tries}"),

@@ -24,8 +24,10 @@ use crate::ports;
 const FRAME: usize = 14 + 20 + 24;
 /// Where the answers come to. Below the kernel's own ports, so that no connection of the machine's meets it.
 const SOURCE_PORT: u16 = 31_415;
+/// SYNs sent at once when there is a pace to keep.
+const PACED_BATCH: usize = 16;
 /// How long the last answers are waited for.
-const LAST_WAIT: Duration = Duration::from_millis(300);
+const LAST_WAIT: Duration = Duration::from_millis(500);
 
 /// What to send to whom.
 #[derive(Args, Debug)]
@@ -51,6 +53,9 @@ pub struct Raw {
     /// How often at most each port is asked.
     #[arg(long)]
     passes: u32,
+    /// SYNs a second; as fast as the kernel takes them when 0.
+    #[arg(long, default_value_t = 0)]
+    rate: u32,
     /// Milliseconds between two passes.
     #[arg(long, default_value_t = 60)]
     gap: u64,
@@ -99,6 +104,7 @@ pub fn run(raw: &Raw) -> Result<()> {
     let start = Instant::now();
     let mut sent = 0_u64;
     let mut batch = Vec::with_capacity(BATCH);
+    let mut pace = Pace { rate: raw.rate, start, sent: 0 };
     for pass in 0..raw.passes {
         let before = sent;
         for (index, port) in answers.ports.iter().enumerate() {
@@ -109,12 +115,15 @@ pub fn run(raw: &Raw) -> Result<()> {
                 let address = Ipv4Addr::from(answers.first + host as u32);
                 batch.push(template.frame(address, *port, answers.sequence(address, *port))?);
                 sent += 1;
-                if batch.len() == BATCH {
+                // Small batches where the pace is slow, so that a batch is no burst.
+                if batch.len() == if raw.rate == 0 { BATCH } else { PACED_BATCH } {
+                    pace.wait(batch.len());
                     sender.send(&batch).context("send SYNs")?;
                     batch.clear();
                 }
             }
         }
+        pace.wait(batch.len());
         sender.send(&batch).context("send SYNs")?;
         batch.clear();
         if sent == before {
@@ -134,6 +143,25 @@ pub fn run(raw: &Raw) -> Result<()> {
     answers.write(&raw.out).with_context(|| format!("write {}", raw.out.display()))?;
     println!("{}", serde_json::json!({ "seconds": seconds, "sent": sent, "lost_in_ring": lost }));
     Ok(())
+}
+
+/// Keeps to a rate over the whole time.
+struct Pace {
+    rate: u32,
+    start: Instant,
+    sent: u64,
+}
+
+impl Pace {
+    /// Waits until that many more are due.
+    fn wait(&mut self, count: usize) {
+        if self.rate == 0 {
+            return;
+        }
+        let due = Duration::from_secs_f64(self.sent as f64 / f64::from(self.rate));
+        thread::sleep(due.saturating_sub(self.start.elapsed()));
+        self.sent += count as u64;
+    }
 }
 
 fn receive(mut ring: Ring, answers: &Answers, stop: &AtomicBool) -> Result<u32> {
