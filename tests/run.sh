@@ -41,6 +41,7 @@ needed="ip:iproute2:yes ss:iproute2:no nft:nftables:yes unshare:util-linux:yes s
   prlimit:util-linux:no openssl:openssl:no curl:curl:no jq:jq:no nmap:nmap:no ndiff:ndiff:no nginx:nginx-light:no
   tar:tar:no gzip:gzip:no fallocate:util-linux:no
   sshd:openssh-server:no strace:strace:no script:bsdutils:no ssh-keygen:openssh-client:no redis-server:redis-server:no"
+[ $bench = no ] || needed+=" masscan:masscan:no"
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
 missing() { # prints `command:package:essential` for everything that is not there

@@ -12,13 +12,15 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::services;
 
 /// What is listened on at every address of the target.
 pub const OPEN: &str = "22,80,443,3306,5432,6379,8080,9200";
@@ -178,7 +180,7 @@ impl Lab {
         )?;
         let limit = if way.udp { 1000 } else { 0 };
         sysctl("target", &[&format!("net.ipv4.icmp_ratelimit={limit}")])?;
-        self.udp = if way.udp { udp_services(&self.work)? } else { Vec::new() };
+        self.udp = if way.udp { services::start(&self.work)? } else { Vec::new() };
         if way.delay > 0 {
             let millis = way.delay.to_string();
             let words = ["delay", "--from", "dl0", "--to", "dl1", "--millis", &millis];
@@ -335,80 +337,6 @@ pub fn nft(namespace: &str, rules: &str) -> Result<()> {
 
 fn sysctl(namespace: &str, settings: &[&str]) -> Result<()> {
     checked(on(namespace, "sysctl").arg("-qw").args(settings)).map(drop)
-}
-
-/// Real daemons where the machine has them, the benchmark's own answers for the rest of [`UDP_OPEN`].
-fn udp_services(work: &Path) -> Result<Vec<Guard>> {
-    let mut own = crate::ports::parse(UDP_OPEN)?;
-    let mut services = Vec::new();
-    let directory = |name: &str| {
-        let path = work.join(name);
-        fs::create_dir_all(&path).map(|()| path)
-    };
-    let mut start = |command: &mut Command, name: &str| -> Result<()> {
-        command.stdout(File::create(work.join(format!("{name}.out")))?);
-        command.stderr(File::create(work.join(format!("{name}.err")))?);
-        services.push(Guard(command.spawn().with_context(|| format!("start {name}"))?));
-        Ok(())
-    };
-    let address = IpAddr::from(HOST);
-    if installed("dnsmasq").is_some() {
-        let files = directory("tftp")?;
-        let mut command = on("target", "dnsmasq");
-        command.args([
-            "--keep-in-foreground",
-            "--conf-file=/dev/null",
-            "--no-resolv",
-            "--no-hosts",
-            "--pid-file=",
-        ]);
-        command.args([
-            "--user=root",
-            "--bind-interfaces",
-            &format!("--listen-address={address}"),
-            "--enable-tftp",
-        ]);
-        // A transfer of its own port would answer from a port that nobody asked.
-        command.arg("--tftp-single-port").arg(format!("--tftp-root={}", files.display()));
-        start(&mut command, "dnsmasq")?;
-        own.remove(&53);
-        own.remove(&69);
-    }
-    if installed("chronyd").is_some() {
-        let directory = directory("chrony")?;
-        let config = directory.join("chrony.conf");
-        let text = format!(
-            "local stratum 10\nallow all\nbindaddress {address}\ncmdport 0\npidfile {0}/pid\ndriftfile {0}/drift\n",
-            directory.display()
-        );
-        fs::write(&config, text)?;
-        start(on("target", "chronyd").args(["-d", "-x", "-u", "root", "-f"]).arg(config), "chronyd")?;
-        own.remove(&123);
-    }
-    if installed("snmpd").is_some() {
-        let directory = directory("snmp")?;
-        let config = directory.join("snmpd.conf");
-        fs::write(&config, "rocommunity public\n")?;
-        let mut command = on("target", "snmpd");
-        command.args(["-f", "-Lo", "-C", "-c"]).arg(config).arg("-p").arg(directory.join("pid"));
-        command.env("SNMP_PERSISTENT_DIR", &directory).arg(format!("udp:{address}:161"));
-        start(&mut command, "snmpd")?;
-        own.remove(&161);
-    }
-    if installed("memcached").is_some() {
-        let mut command = on("target", "memcached");
-        command.args(["-u", "root", "-p", "0", "-U", "11211", "-l", &address.to_string()]);
-        start(&mut command, "memcached")?;
-        own.remove(&11_211);
-    }
-    let ports = crate::ports::list(&own);
-    services.push(tool(
-        "target",
-        &["udp", "--address", &address.to_string(), "--ports", &ports],
-        work,
-        true,
-    )?);
-    Ok(services)
 }
 
 /// Where a program is, if it is installed.

@@ -12,6 +12,7 @@ mod portolan;
 mod ports;
 mod report;
 mod rows;
+mod services;
 mod tools;
 mod verdicts;
 

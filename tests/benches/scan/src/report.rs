@@ -282,3 +282,51 @@ fn median(mut all: Vec<f64>) -> f64 {
     all.sort_by(f64::total_cmp);
     all.get(all.len() / 2).copied().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NMAP: Peer = Peer::Nmap { flags: "-sS -T4", slow: false };
+
+    fn sample(wall: f64) -> Sample {
+        Sample {
+            wall,
+            sweep: Some(wall / 2.0),
+            cpu: 1.0,
+            peak_mb: 10.0,
+            score: Score { open: 8, found: 8, ..Score::default() },
+            neighbour: None,
+            heard: None,
+            undecided: Vec::new(),
+            failed: false,
+            notes: Vec::new(),
+        }
+    }
+
+    /// What each limit of the row about one host comes to.
+    fn outcomes(ours: &[Sample]) -> Vec<String> {
+        let row = crate::rows::all().into_iter().find(|row| row.name == "one");
+        let theirs = Summary::of("nmap".into(), &[sample(1.0)]);
+        let (Some(row), Some(theirs), Some(ours)) = (row, theirs, Summary::of("portolan".into(), ours))
+        else {
+            return Vec::new();
+        };
+        Outcome::new(row, vec![(NMAP, theirs)], ours).verdicts.into_iter().map(|one| one.outcome).collect()
+    }
+
+    #[test]
+    fn the_median_is_held_beside_the_limits() {
+        assert_eq!(outcomes(&[sample(0.5), sample(0.75), sample(9.0)]), ["ok", "not measured", "ok"]);
+        assert_eq!(outcomes(&[sample(1.25)]), ["MISSED by 0.25", "not measured", "ok"]);
+    }
+
+    #[test]
+    fn one_mistake_in_one_run_counts_and_a_failed_run_reaches_nothing() {
+        let mut wrong = sample(0.5);
+        wrong.score.closed_as_filtered = 3;
+        assert_eq!(outcomes(&[sample(0.5), wrong])[2], "MISSED by 3");
+        let failed = Sample { failed: true, ..sample(0.1) };
+        assert!(outcomes(&[sample(0.5), failed]).iter().all(|outcome| outcome == "MISSED: 1 runs failed"));
+    }
+}
