@@ -1,5 +1,8 @@
 //! The UDP services of the lab's one host: real daemons where the machine has them, each with a configuration of the
 //! lab's own, below its work directory.
+//!
+//! No real one for TFTP: daemons answer from a port of the transfer's own, which no scanner can tell from a stranger's,
+//! and dnsmasq's single port answers only when something else wakes it.
 
 use std::fs::{self, File};
 use std::net::IpAddr;
@@ -27,7 +30,6 @@ pub fn start(work: &Path) -> Result<Vec<Guard>> {
     };
     let address = IpAddr::from(HOST);
     if installed("dnsmasq").is_some() {
-        let files = directory("tftp")?;
         let mut command = on("target", "dnsmasq");
         command.args([
             "--keep-in-foreground",
@@ -36,17 +38,9 @@ pub fn start(work: &Path) -> Result<Vec<Guard>> {
             "--no-hosts",
             "--pid-file=",
         ]);
-        command.args([
-            "--user=root",
-            "--bind-interfaces",
-            &format!("--listen-address={address}"),
-            "--enable-tftp",
-        ]);
-        // A transfer of its own port would answer from a port that nobody asked.
-        command.arg("--tftp-single-port").arg(format!("--tftp-root={}", files.display()));
+        command.args(["--user=root", "--bind-interfaces", &format!("--listen-address={address}")]);
         start(&mut command, "dnsmasq")?;
         own.remove(&53);
-        own.remove(&69);
     }
     if installed("chronyd").is_some() {
         let directory = directory("chrony")?;
