@@ -88,13 +88,13 @@ pub fn nmap_connect(host: &Host, targets: &[IpAddr], ports: &str) -> Verdicts {
     nmap(host, &["-sT", "-T4"], targets, ports)
 }
 
-/// The same with `nmap -sS`, which needs root: not for a lab without privileges.
+/// The same with `nmap -sS`: over raw sockets, which root of the lab may open.
 #[track_caller]
 pub fn nmap_syn(host: &Host, targets: &[IpAddr], ports: &str) -> Verdicts {
     nmap(host, &["-sS", "-T4"], targets, ports)
 }
 
-/// The same with `nmap -sU`, which needs root too. Where a target limits its ICMP errors, each closed port takes a second.
+/// The same with `nmap -sU`. Where a target limits its ICMP errors, each closed port takes a second.
 #[track_caller]
 pub fn nmap_udp(host: &Host, targets: &[IpAddr], ports: &str) -> Verdicts {
     nmap(host, &["-sU", "-T4"], targets, ports)
