@@ -16,7 +16,7 @@ pub use guard::{CarefulLimit, Guard, Limits, Permit, PermittedTarget, Refused};
 pub use hours::Hours;
 
 /// The rate without a `max_rate`, in probe packets per second.
-pub const DEFAULT_MAX_RATE: u32 = 100_000;
+pub const DEFAULT_MAX_RATE: u32 = 200_000;
 
 /// The highest rate a scope may allow, in probe packets per second.
 pub const HIGHEST_MAX_RATE: u32 = 10_000_000;

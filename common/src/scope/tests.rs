@@ -68,7 +68,7 @@ fn the_example_is_read() {
 fn what_is_left_out_has_its_default() {
     let read = scope("[scope]\nallow = [\"10.0.0.0/8\"]\n[[scope.careful]]\ncidrs = [\"10.1.0.0/16\"]\n");
     let mut defaults = Scope::allowing(&[parse_network("10.0.0.0/8").unwrap()]);
-    assert_eq!(defaults.max_rate, 100_000);
+    assert_eq!(defaults.max_rate, 200_000);
     defaults.careful.push(Careful {
         cidrs: vec![parse_network("10.1.0.0/16").unwrap()],
         max_rate: 5,

@@ -32,7 +32,9 @@ pub enum MethodError {
     )]
     UdpByConnect(String),
     /// TCP ports, by UDP datagrams.
-    #[error("TCP ports ({0}) cannot be scanned by UDP datagrams: ask for the method auto, syn or connect, or for UDP ports only")]
+    #[error(
+        "TCP ports ({0}) cannot be scanned by UDP datagrams: ask for the method auto, syn or connect, or for UDP ports only"
+    )]
     TcpByUdp(String),
     /// Both, without CAP_NET_RAW.
     #[error(
@@ -72,7 +74,9 @@ impl Method {
                 return Err(MethodError::BothUnprivileged(why.to_owned()));
             }
             (Self::Auto, Some(why)) if tcp => connect(format!("no CAP_NET_RAW for syn: {why}")),
-            (Self::Syn, Some(why)) if tcp => connect(format!("syn was asked for, but needs CAP_NET_RAW: {why}")),
+            (Self::Syn, Some(why)) if tcp => {
+                connect(format!("syn was asked for, but needs CAP_NET_RAW: {why}"))
+            }
             (Self::Auto, _) => {
                 let (text, reason) = match (tcp, udp) {
                     (true, false) => ("syn", "the best that this host allows"),
@@ -97,7 +101,14 @@ impl Method {
 /// What this host lets a satellite do: its capabilities, as the server knows them.
 pub fn capabilities() -> Vec<String> {
     let raw = portolan_packet::capable();
-    let words = [("connect", true), ("udp", true), ("syn", raw), ("discover", raw), ("pause", true)];
+    let words = [
+        ("connect", true),
+        ("udp", true),
+        ("syn", raw),
+        ("discover", raw),
+        ("pause", true),
+        ("max-rate", true),
+    ];
     words.into_iter().filter(|(_, offered)| *offered).map(|(word, _)| word.to_owned()).collect()
 }
 

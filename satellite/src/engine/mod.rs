@@ -317,7 +317,10 @@ fn by_packets(
     let wires = match Wires::open(raw, !request.ports.udp.is_empty(), request.gentle) {
         Ok(wires) => wires,
         Err(error) => {
-            return (Outcome::Failed(format!("cannot open the sockets to scan with: {error}")), End::default());
+            return (
+                Outcome::Failed(format!("cannot open the sockets to scan with: {error}")),
+                End::default(),
+            );
         }
     };
     let plan = packet::Plan {

@@ -15,12 +15,12 @@ use super::bucket::TokenBucket;
 use super::flights::{Due, Flight, Flights, Phase};
 use super::host::{Change, Overdue};
 use super::lanes::Lanes;
-use super::window::PathWindow;
 use super::ledger::Ledger;
 use super::limits::{Admission, Lease};
 use super::roster::Roster;
 use super::slots::Slots;
 use super::verdict::{Answer, Hold};
+use super::window::PathWindow;
 use super::{End, Progress};
 use jiff::{Timestamp, Zoned};
 use portolan_common::observation::HostObservation;
@@ -206,7 +206,9 @@ impl Scheduler {
                 return Step::Wait(self.next_wake(now));
             };
             // What lands later puts a lane without room back into the queue.
-            let Some(lane) = self.lanes.get_mut(lane_key).filter(|lane| lane.control.has_room()) else { continue };
+            let Some(lane) = self.lanes.get_mut(lane_key).filter(|lane| lane.control.has_room()) else {
+                continue;
+            };
             let Some(host_key) = lane.ready.pop_front() else { continue };
             let Some(host) = self.hosts.get_mut(host_key).filter(|host| host.queued && host.lane == lane_key)
             else {

@@ -309,7 +309,8 @@ impl Host {
     pub(super) fn next_wake(&self, path: &PathView, now: Instant) -> Option<Instant> {
         match self.phase {
             Phase::Sweeping => {
-                let budget = self.udp.as_ref().zip(self.manner.udp_budget).map(|(udp, budget)| udp.began() + budget);
+                let budget =
+                    self.udp.as_ref().zip(self.manner.udp_budget).map(|(udp, budget)| udp.began() + budget);
                 let budget = budget.filter(|at| *at > now);
                 self.next_deadline(self.waits(path), now).into_iter().chain(budget).min()
             }
@@ -345,7 +346,8 @@ impl Host {
             Some((_, track)) if track.unsettled() > 0 => return Review::Unfinished,
             Some(_) => {}
             None => {
-                let wanted = self.evidence.wants_canaries() && (!self.manner.gentle || self.evidence.is_odd());
+                let wanted =
+                    self.evidence.wants_canaries() && (!self.manner.gentle || self.evidence.is_odd());
                 if wanted && self.target.limits().careful.is_empty() {
                     return Review::WantsCanaries;
                 }

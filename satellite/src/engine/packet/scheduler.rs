@@ -1,8 +1,8 @@
 //! One sweep by packets: which probe leaves next, when to look again, and what every answer changes. Pure: sockets and
 //! clocks are elsewhere.
 
-mod hosts;
 mod holds;
+mod hosts;
 mod review;
 #[cfg(test)]
 mod sim;
@@ -334,7 +334,13 @@ impl Scheduler {
     }
 
     /// Something came from an address, or about a probe to it.
-    pub(in crate::engine::packet) fn answered(&mut self, address: IpAddr, answer: Answer, ttl: u8, at: Instant) {
+    pub(in crate::engine::packet) fn answered(
+        &mut self,
+        address: IpAddr,
+        answer: Answer,
+        ttl: u8,
+        at: Instant,
+    ) {
         let Some(key) = self.by_address.get(&address).copied() else { return };
         let Some(active) = self.hosts.get_mut(key) else { return };
         let lane = self.lanes.get(active.lane);
@@ -359,7 +365,9 @@ impl Scheduler {
 
     /// Looks at the hosts whose time has come.
     pub(in crate::engine) fn wake(&mut self, now: Instant) {
-        while let Some(Reverse((due, key, serial))) = self.timers.peek().copied().filter(|timer| timer.0.0 <= now) {
+        while let Some(Reverse((due, key, serial))) =
+            self.timers.peek().copied().filter(|timer| timer.0.0 <= now)
+        {
             self.timers.pop();
             let Some(active) = self.hosts.get_mut(key) else { continue };
             if active.serial != serial || active.wake != Some(due) {

@@ -87,7 +87,9 @@ impl Evidence {
 
     /// What all this comes to.
     pub(super) fn verdict(&self) -> Option<Suspicion> {
-        self.answers_for_everything().or_else(|| self.odd_handshakes()).or_else(|| self.resets_from_elsewhere())
+        self.answers_for_everything()
+            .or_else(|| self.odd_handshakes())
+            .or_else(|| self.resets_from_elsewhere())
     }
 
     fn answers_for_everything(&self) -> Option<Suspicion> {
@@ -101,7 +103,8 @@ impl Evidence {
             confidence = confidence.saturating_add(9);
         }
         let oddities = self.oddities();
-        let evidence = format!("{canaries_open} of {canaries_asked} random high ports answered too{oddities}");
+        let evidence =
+            format!("{canaries_open} of {canaries_asked} random high ports answered too{oddities}");
         Some(Suspicion { kind, confidence, evidence })
     }
 
@@ -109,7 +112,8 @@ impl Evidence {
         if self.opens == 0 || !self.is_odd() {
             return None;
         }
-        let kind = if self.small_windows > self.zero_windows { SuspectKind::Tarpit } else { SuspectKind::SynProxy };
+        let kind =
+            if self.small_windows > self.zero_windows { SuspectKind::Tarpit } else { SuspectKind::SynProxy };
         let confidence = if self.zero_windows > 0 { 60 } else { 40 };
         let evidence = format!("handshakes that no TCP stack makes{}", self.oddities());
         Some(Suspicion { kind, confidence, evidence })

@@ -129,8 +129,11 @@ impl Track {
     /// that nothing waits for ever.
     pub(super) fn next(&mut self) -> Option<u32> {
         self.turn = !self.turn;
-        let (first, second): (Source, Source) =
-            if self.turn { (Self::next_again, Self::next_fresh) } else { (Self::next_fresh, Self::next_again) };
+        let (first, second): (Source, Source) = if self.turn {
+            (Self::next_again, Self::next_fresh)
+        } else {
+            (Self::next_fresh, Self::next_again)
+        };
         first(self).or_else(|| second(self))
     }
 
@@ -284,7 +287,9 @@ impl Track {
     }
 
     fn land(&mut self, cell: u32) {
-        if let Some(state) = self.cells.get_mut(cell as usize).filter(|state| state.mark & Cell::OUTSTANDING != 0) {
+        if let Some(state) =
+            self.cells.get_mut(cell as usize).filter(|state| state.mark & Cell::OUTSTANDING != 0)
+        {
             state.mark &= !Cell::OUTSTANDING;
             self.outstanding -= 1;
         }

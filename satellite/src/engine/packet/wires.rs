@@ -261,7 +261,8 @@ impl Raw {
         let Self { hops, routes, .. } = self;
         let on_link = route.hop == Hop::OnLink;
         // A host on the link must show itself now: that the kernel has heard of it may be long ago.
-        let known = || if on_link { None } else { routes.neighbour(key.interface, key.address).ok().flatten() };
+        let known =
+            || if on_link { None } else { routes.neighbour(key.interface, key.address).ok().flatten() };
         if hops.want(key, route.source, (host, address), known, now).is_some() {
             scheduler.routed(host, on_link, now);
         } else {
@@ -420,7 +421,9 @@ fn take(scheduler: &mut Scheduler, reply: Reply, own: &HashSet<IpAddr>, same_flo
                 _ => Offender::Other,
             };
             let answer = match probe {
-                Probed::Syn { port, .. } => Answer::Error { protocol: Protocol::Tcp, port, verdict, offender },
+                Probed::Syn { port, .. } => {
+                    Answer::Error { protocol: Protocol::Tcp, port, verdict, offender }
+                }
                 Probed::Ack { .. } | Probed::Echo => Answer::PingError { verdict, offender },
             };
             scheduler.answered(destination, answer, ttl, at);

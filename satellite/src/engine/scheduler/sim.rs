@@ -60,7 +60,14 @@ impl Sim {
 
     pub(super) fn with(targets: &str, ports: &str, scope: &str, gentle: bool, wall: &str) -> Self {
         let targets = targets::parse_all(&[targets.to_owned()], &[]).unwrap().resolve(&BTreeMap::new());
-        let plan = Plan { targets, ports: ports.parse().unwrap(), gentle, max_rate: None, max_rate_per_host: None, seed: 42 };
+        let plan = Plan {
+            targets,
+            ports: ports.parse().unwrap(),
+            gentle,
+            max_rate: None,
+            max_rate_per_host: None,
+            seed: 42,
+        };
         let lease = Lease::new(Arc::new(SharedLimits::with_budget(8192)));
         let start = Instant::now();
         let scheduler = Scheduler::new(plan, guard(scope), lease, start, wall.parse().unwrap());

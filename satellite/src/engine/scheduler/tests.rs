@@ -193,7 +193,14 @@ fn late_answers_do_not_cost_filtered_ports_their_speed() {
 #[test]
 fn old_probes_give_way_to_new_ones() {
     let targets = targets::parse_all(&["10.0.0.1".to_owned()], &[]).unwrap().resolve(&BTreeMap::new());
-    let plan = Plan { targets, ports: "1-300".parse().unwrap(), gentle: false, max_rate: None, max_rate_per_host: None, seed: 1 };
+    let plan = Plan {
+        targets,
+        ports: "1-300".parse().unwrap(),
+        gentle: false,
+        max_rate: None,
+        max_rate_per_host: None,
+        seed: 1,
+    };
     let limits = Arc::new(SharedLimits::with_budget(64));
     let mut sim = Sim::new("10.0.0.1", "1-300", "");
     sim.scheduler = Scheduler::new(plan, guard(""), Lease::new(Arc::clone(&limits)), sim.now, Zoned::now());
@@ -446,7 +453,14 @@ fn a_large_range_is_taken_in_portions() {
 #[test]
 fn nobody_is_started_while_nobody_listens() {
     let targets = targets::parse_all(&["10.0.0.0/16".to_owned()], &[]).unwrap().resolve(&BTreeMap::new());
-    let plan = Plan { targets, ports: "1".parse().unwrap(), gentle: false, max_rate: None, max_rate_per_host: None, seed: 1 };
+    let plan = Plan {
+        targets,
+        ports: "1".parse().unwrap(),
+        gentle: false,
+        max_rate: None,
+        max_rate_per_host: None,
+        seed: 1,
+    };
     let lease = Lease::new(Arc::new(SharedLimits::with_budget(8192)));
     let now = Instant::now();
     let mut scheduler = Scheduler::new(plan, guard(""), lease, now, Zoned::now());

@@ -131,10 +131,12 @@ impl Host {
         let (id, cell) = match self.list.tcp.binary_search(&port) {
             // Below 65,536.
             Ok(cell) => (TrackId::Tcp, cell as u32),
-            Err(_) => match self.canaries.as_ref().and_then(|(ports, _)| ports.iter().position(|p| *p == port)) {
-                Some(cell) => (TrackId::Canary, cell as u32),
-                None => return Change::default(),
-            },
+            Err(_) => {
+                match self.canaries.as_ref().and_then(|(ports, _)| ports.iter().position(|p| *p == port)) {
+                    Some(cell) => (TrackId::Canary, cell as u32),
+                    None => return Change::default(),
+                }
+            }
         };
         let Some(track) = self.track(id) else { return Change::default() };
         let Some(state) = track.get(cell).filter(|cell| !cell.is_settled()) else { return Change::default() };

@@ -87,7 +87,9 @@ impl Host {
     /// A datagram came from a port.
     pub(super) fn datagram(&mut self, port: u16, at: Instant) -> Change {
         let Some((udp, cell)) = self.udp_cell(port) else { return Change::default() };
-        let Some(state) = udp.track.get(cell).filter(|state| !state.is_settled()) else { return Change::default() };
+        let Some(state) = udp.track.get(cell).filter(|state| !state.is_settled()) else {
+            return Change::default();
+        };
         let sent = udp.track.sent_at(state, at);
         udp.pacing.answered(sent);
         let rtt = (state.tries == 1).then(|| at.saturating_duration_since(sent));
@@ -99,7 +101,13 @@ impl Host {
     }
 
     /// An ICMP error about a datagram.
-    pub(super) fn udp_error(&mut self, port: u16, verdict: Verdict, offender: Offender, at: Instant) -> Change {
+    pub(super) fn udp_error(
+        &mut self,
+        port: u16,
+        verdict: Verdict,
+        offender: Offender,
+        at: Instant,
+    ) -> Change {
         let Some((udp, cell)) = self.udp_cell(port) else { return Change::default() };
         if verdict == Verdict::PortUnreach && offender == Offender::Target {
             let sent = udp.track.get(cell).map_or(at, |state| udp.track.sent_at(state, at));

@@ -43,8 +43,7 @@ impl Scheduler {
         let serial = self.serial;
         let lane = self.lanes.join(self.lane_key(&admitted.target), now);
         let address = admitted.target.address();
-        let host =
-            Host::new(admitted.target, admitted.list, admitted.refused, self.seed, self.manner, now);
+        let host = Host::new(admitted.target, admitted.list, admitted.refused, self.seed, self.manner, now);
         let active = Active { host, lane, serial, queued: false, wake: None, in_flight: 0, held: None };
         let key = self.hosts.insert(active);
         self.by_address.insert(address, key);

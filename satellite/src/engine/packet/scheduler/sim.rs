@@ -103,7 +103,9 @@ impl Sim {
                 wake = wake.min(*at);
             }
             self.now = self.now.max(wake);
-            while let Some(Reverse((at, number))) = on_the_way.peek().copied().filter(|next| next.0.0 <= self.now) {
+            while let Some(Reverse((at, number))) =
+                on_the_way.peek().copied().filter(|next| next.0.0 <= self.now)
+            {
                 on_the_way.pop();
                 let (address, answer) = answers[number];
                 self.scheduler.answered(address, answer, 63, at);
@@ -118,7 +120,9 @@ impl Sim {
             _ => None,
         };
         match answer {
-            Answer::SynAck { port, window, options, .. } => Answer::SynAck { port, attempt: which, window, options },
+            Answer::SynAck { port, window, options, .. } => {
+                Answer::SynAck { port, attempt: which, window, options }
+            }
             Answer::Reset { port, .. } => Answer::Reset { port, attempt: which },
             answer => answer,
         }

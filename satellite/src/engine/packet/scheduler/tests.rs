@@ -176,7 +176,11 @@ fn the_rates_of_a_scan_and_of_a_host_are_kept() {
     assert!(sim.took() >= Duration::from_millis(3150), "{:?}", sim.took());
     let one = Plan { max_rate_per_host: Some(100), ..plan("10.0.0.0/28", "1-200") };
     let sim = Sim::new(one, "").run(closed);
-    assert!(sim.took() >= Duration::from_millis(1950) && sim.took() < Duration::from_secs(3), "{:?}", sim.took());
+    assert!(
+        sim.took() >= Duration::from_millis(1950) && sim.took() < Duration::from_secs(3),
+        "{:?}",
+        sim.took()
+    );
 }
 
 #[test]
@@ -200,13 +204,18 @@ fn what_answers_for_every_port_is_told() {
     let sim = Sim::new(plan("10.0.0.1", "1-100"), "").run(proxy);
     let suspect = sim.host("10.0.0.1").suspect.clone().unwrap();
     assert_eq!((suspect.kind, suspect.confidence), (SuspectKind::SynProxy, 99));
-    assert_eq!(sim.host("10.0.0.1").ports_in(Protocol::Tcp, PortState::Open).len(), 100, "and nothing is hidden");
+    assert_eq!(
+        sim.host("10.0.0.1").ports_in(Protocol::Tcp, PortState::Open).len(),
+        100,
+        "and nothing is hidden"
+    );
     let canaries = |seen: &&Seen| matches!(seen.what, What::Port { track: TrackId::Canary, .. });
     assert_eq!(sim.sent.iter().filter(canaries).count(), 3);
     assert!(sim.sent.iter().filter(canaries).all(|seen| tcp(*seen).is_some_and(|port| port >= 30_000)));
 
     // One that has a closed port is not suspected, nor asked.
-    let sim = Sim::new(plan("10.0.0.1", "1-100"), "").run(|seen| if tcp(seen)? == 1 { closed(seen) } else { open(seen) });
+    let sim = Sim::new(plan("10.0.0.1", "1-100"), "")
+        .run(|seen| if tcp(seen)? == 1 { closed(seen) } else { open(seen) });
     assert_eq!(sim.host("10.0.0.1").suspect, None);
     assert_eq!(sim.sent.iter().filter(canaries).count(), 0);
 
