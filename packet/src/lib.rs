@@ -35,7 +35,7 @@ pub use key::{Flow, Key};
 pub use nix::errno::Errno;
 pub use ports::{Block, SourcePorts};
 pub use read::{Probed, Reply, Seen, read};
-pub use receive::Receiver;
+pub use receive::{Families, Receiver};
 pub use routes::{Hop, Route, Routes};
 pub use send::{Sender, Via};
 pub use solicit::Solicitor;

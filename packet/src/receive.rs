@@ -19,8 +19,21 @@ const RING_V6: usize = 1 << 20;
 ///
 /// The sockets are cooked ones: a packet is the same from Ethernet, a tunnel or loopback, and begins at its IP header.
 pub struct Receiver {
-    v4: Ring,
-    v6: Ring,
+    rings: Vec<Ring>,
+}
+
+/// Which families of addresses are received. A ring costs memory, and some milliseconds to open and to close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Families {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+}
+
+impl Families {
+    /// Both.
+    pub const ALL: Self = Self { v4: true, v6: true };
 }
 
 impl Receiver {
@@ -28,11 +41,15 @@ impl Receiver {
     ///
     /// # Errors
     /// `EPERM` without `CAP_NET_RAW`, `ENOMEM` when the kernel has no 3 MiB for the rings.
-    pub fn open(block: Block) -> io::Result<Self> {
-        Ok(Self {
-            v4: listen(libc::ETH_P_IP, &filter::ipv4(block), RING_V4)?,
-            v6: listen(libc::ETH_P_IPV6, &filter::ipv6(block), RING_V6)?,
-        })
+    pub fn open(block: Block, families: Families) -> io::Result<Self> {
+        let mut rings = Vec::new();
+        if families.v4 {
+            rings.push(listen(libc::ETH_P_IP, &filter::ipv4(block), RING_V4)?);
+        }
+        if families.v6 {
+            rings.push(listen(libc::ETH_P_IPV6, &filter::ipv6(block), RING_V6)?);
+        }
+        Ok(Self { rings })
     }
 
     /// Hands over every packet that is there, from the IP header on and cut off after 160 bytes, with the time at which
@@ -42,7 +59,7 @@ impl Receiver {
     /// nearest of these.
     pub fn drain(&mut self, mut f: impl FnMut(&[u8], Instant)) {
         let mut clocks = Clocks::now();
-        for ring in [&mut self.v4, &mut self.v6] {
+        for ring in &mut self.rings {
             ring.drain(|bytes, stamp| {
                 // It may have arrived since the clocks were read.
                 if clocks.precede(stamp) {
@@ -56,13 +73,12 @@ impl Receiver {
     /// How many packets were lost since the last call because a ring was full.
     pub fn dropped(&mut self) -> u64 {
         // The kernel answers this of any packet socket.
-        [&mut self.v4, &mut self.v6].into_iter().map(|ring| ring.dropped().unwrap_or_default()).sum()
+        self.rings.iter_mut().map(|ring| ring.dropped().unwrap_or_default()).sum()
     }
 
     /// What to poll for input: there is some when a packet is there to drain.
-    #[must_use]
-    pub fn fds(&self) -> [BorrowedFd<'_>; 2] {
-        [self.v4.as_fd(), self.v6.as_fd()]
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.rings.iter().map(Ring::as_fd)
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::lab::{FAR, NEAR, in_pair, index, mac, wait_for};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use portolan_packet::{
-    Block, Flow, Key, Receiver, Routes, Sender, SourcePorts, Via, echo_request, read, syn,
+    Block, Families, Flow, Key, Receiver, Routes, Sender, SourcePorts, Via, echo_request, read, syn,
 };
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -82,7 +82,7 @@ fn sending_and_draining() {
             for (v6, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
                 let key = Key::random();
                 let ports = SourcePorts::reserve().unwrap();
-                let mut receiver = Receiver::open(ports.block()).unwrap();
+                let mut receiver = Receiver::open(ports.block(), Families::ALL).unwrap();
                 let (mut sender, mut failed) = (Sender::open().unwrap(), Vec::new());
                 let (mut queueing, mut draining, mut replies) = (Duration::ZERO, Duration::ZERO, 0);
                 let begin = Instant::now();
@@ -121,7 +121,7 @@ fn latency_of_one_answer() {
     in_pair(|_| {
         let key = Key::random();
         let ports = SourcePorts::reserve().unwrap();
-        let mut receiver = Receiver::open(ports.block()).unwrap();
+        let mut receiver = Receiver::open(ports.block(), Families::ALL).unwrap();
         let mut sender = Sender::open().unwrap();
         let (mut stamped, mut woken) = (Vec::new(), Vec::new());
         for _ in 0..COUNT {
@@ -129,7 +129,7 @@ fn latency_of_one_answer() {
             let sent = Instant::now();
             sender.flush(&mut Vec::new());
             wait_for("answer", || {
-                let mut fds = receiver.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+                let mut fds = receiver.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect::<Vec<_>>();
                 poll(&mut fds, PollTimeout::from(100_u8)).unwrap();
                 let now = Instant::now();
                 let mut seen = false;

@@ -2,8 +2,8 @@
 
 use crate::lab::{FAR, Far, NEAR, in_pair, index, ip, mac, sysctl, wait_for};
 use portolan_packet::{
-    Block, Errno, Flow, Key, Probed, Receiver, Reply, Seen, Sender, SourcePorts, Via, ack, echo_request,
-    read, syn,
+    Block, Errno, Families, Flow, Key, Probed, Receiver, Reply, Seen, Sender, SourcePorts, Via, ack,
+    echo_request, read, syn,
 };
 use std::net::{IpAddr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
@@ -20,7 +20,7 @@ struct Engine {
 impl Engine {
     fn open() -> Self {
         let ports = SourcePorts::reserve().unwrap();
-        let receiver = Receiver::open(ports.block()).unwrap();
+        let receiver = Receiver::open(ports.block(), Families::ALL).unwrap();
         Self { key: Key::random(), ports, sender: Sender::open().unwrap(), receiver }
     }
 

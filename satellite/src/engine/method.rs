@@ -3,6 +3,7 @@
 use portolan_common::ports::{PortSet, PortSpec};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 /// A way of probing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,9 +99,15 @@ impl Method {
     }
 }
 
+/// Why this process may not send packets of its own, if so. It cannot come to have the right later.
+pub(super) fn why_not_raw() -> Option<&'static str> {
+    static WHY_NOT: OnceLock<Option<String>> = OnceLock::new();
+    WHY_NOT.get_or_init(|| portolan_packet::why_not().map(|error| error.to_string())).as_deref()
+}
+
 /// What this host lets a satellite do: its capabilities, as the server knows them.
 pub fn capabilities() -> Vec<String> {
-    let raw = portolan_packet::capable();
+    let raw = why_not_raw().is_none();
     let words = [
         ("connect", true),
         ("udp", true),

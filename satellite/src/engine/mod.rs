@@ -14,6 +14,7 @@ use portolan_common::observation::HostObservation;
 use portolan_common::ports::PortSpec;
 use portolan_common::scope::Guard;
 use portolan_common::targets::ResolvedTargets;
+use portolan_packet::Families;
 use scheduler::{Plan, Scheduler};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -47,6 +48,7 @@ mod wall;
 mod window;
 
 pub use limits::SharedLimits;
+use method::why_not_raw;
 pub use method::{Method, MethodError, capabilities};
 
 /// One sweep: these addresses on these ports, once.
@@ -205,8 +207,8 @@ pub async fn sweep(
     events: mpsc::Sender<SweepEvent>,
     control: Control,
 ) -> SweepSummary {
-    let why_not_raw = portolan_packet::why_not().map(|error| error.to_string());
-    let choice = match request.method.choose(&request.ports, why_not_raw.as_deref()) {
+    let why_not_raw = why_not_raw();
+    let choice = match request.method.choose(&request.ports, why_not_raw) {
         Ok(choice) => choice,
         Err(error) => return SweepSummary::failed(error.to_string()),
     };
@@ -233,17 +235,18 @@ pub async fn sweep(
     if discover && !choice.raw && (request.discover == Discovery::On || request.method != Method::Connect) {
         notes.push(format!(
             "every address was probed: finding out who is there needs CAP_NET_RAW ({})",
-            why_not_raw.as_deref().unwrap_or("the method connect does without")
+            why_not_raw.unwrap_or("the method connect does without")
         ));
     }
     let by = choice.clone();
     let thread = std::thread::Builder::new().name("sweep".to_owned()).spawn(move || {
-        let ended = if by.connect {
-            by_connect(request, &context, &sender, &control)
+        let (ended, _wires) = if by.connect {
+            (by_connect(request, &context, &sender, &control), None)
         } else {
             by_packets(request, by.raw, discover && by.raw, &context, &sender, &control)
         };
-        // Nobody listens when the future was dropped.
+        // Nobody listens when the future was dropped. The sockets are closed after this, since the kernel takes its
+        // time over packet sockets.
         let _ = done.send(ended);
     });
     if let Err(error) = thread {
@@ -313,14 +316,15 @@ fn by_packets(
     context: &EngineContext,
     events: &mpsc::Sender<SweepEvent>,
     control: &Control,
-) -> (Outcome, End) {
-    let wires = match Wires::open(raw, !request.ports.udp.is_empty(), request.gentle) {
+) -> ((Outcome, End), Option<Wires>) {
+    let v4 = request.targets.addresses.ranges().any(|range| range.first().is_ipv4());
+    let v6 = request.targets.addresses.ranges().any(|range| range.last().is_ipv6());
+    let raw = raw.then_some(Families { v4, v6 });
+    let mut wires = match Wires::open(raw, !request.ports.udp.is_empty(), request.gentle) {
         Ok(wires) => wires,
         Err(error) => {
-            return (
-                Outcome::Failed(format!("cannot open the sockets to scan with: {error}")),
-                End::default(),
-            );
+            let why = format!("cannot open the sockets to scan with: {error}");
+            return ((Outcome::Failed(why), End::default()), None);
         }
     };
     let plan = packet::Plan {
@@ -336,8 +340,8 @@ fn by_packets(
     let lease = PacketLease::new(Arc::clone(&context.limits));
     let guard = context.guard.load_full();
     let mut scheduler = packet::Scheduler::new(plan, guard, lease, Instant::now(), Zoned::now());
-    let outcome = packet::run(&mut scheduler, wires, context, events, control);
-    (outcome, scheduler.close())
+    let outcome = packet::run(&mut scheduler, &mut wires, context, events, control);
+    ((outcome, scheduler.close()), Some(wires))
 }
 
 /// What one sweep may be asked for: all of IPv4 and as much again.

@@ -36,7 +36,7 @@ struct Shortage {
 /// Runs a sweep to its end.
 pub(in crate::engine) fn run(
     scheduler: &mut Scheduler,
-    mut wires: Wires,
+    wires: &mut Wires,
     context: &EngineContext,
     events: &Sender<SweepEvent>,
     control: &Control,
@@ -80,7 +80,7 @@ pub(in crate::engine) fn run(
             }
             next
         };
-        wires.receive(scheduler);
+        let came = wires.receive(scheduler);
         let told_all = tell(scheduler, events);
         let now = Instant::now();
         if now.saturating_duration_since(told) >= PROGRESS && told_all {
@@ -96,7 +96,9 @@ pub(in crate::engine) fn run(
         }
         let longest = if wires.is_looking() { LOOK_AGAIN } else { MAX_SLEEP };
         let sleep = next.saturating_duration_since(now).min(longest);
-        if !sleep.is_zero()
+        // What came may be a reason to send.
+        if !came
+            && !sleep.is_zero()
             && let Err(error) = wires.wait(sleep)
         {
             return Outcome::Failed(format!("cannot wait for answers: {error}"));

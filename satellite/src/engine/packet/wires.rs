@@ -12,8 +12,8 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use portolan_common::observation::Protocol;
 use portolan_packet::{
-    Block, Flow, Hop, Key, Probed, Receiver, Reply, Routes, Seen, Sender, Solicitor, SourcePorts, Via, ack,
-    echo_request, read, syn,
+    Block, Families, Flow, Hop, Key, Probed, Receiver, Reply, Routes, Seen, Sender, Solicitor, SourcePorts,
+    Via, ack, echo_request, read, syn,
 };
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -75,9 +75,9 @@ pub(super) enum Trouble {
 
 impl Wires {
     /// Opens what the probes need: packets of our own, or UDP sockets, or both.
-    pub(in crate::engine) fn open(raw: bool, udp: bool, same_flow: bool) -> io::Result<Self> {
+    pub(in crate::engine) fn open(raw: Option<Families>, udp: bool, same_flow: bool) -> io::Result<Self> {
         Ok(Self {
-            raw: raw.then(Raw::open).transpose()?,
+            raw: raw.map(Raw::open).transpose()?,
             udp: udp.then(UdpProber::open).transpose()?,
             same_flow,
             queued: Vec::with_capacity(BATCH),
@@ -149,12 +149,14 @@ impl Wires {
         trouble
     }
 
-    /// Takes everything that has come.
-    pub(super) fn receive(&mut self, scheduler: &mut Scheduler) {
+    /// Takes everything that has come; whether that was anything.
+    pub(super) fn receive(&mut self, scheduler: &mut Scheduler) -> bool {
+        let mut some = false;
         let Self { raw, udp, answers, same_flow, .. } = self;
         if let Some(Raw { key, block, receiver, own, .. }) = raw {
             receiver.drain(|bytes, at| {
                 if let Some(reply) = read(bytes, key, *block) {
+                    some = true;
                     take(scheduler, reply, own, *same_flow, at);
                 }
             });
@@ -162,6 +164,7 @@ impl Wires {
         if let Some(udp) = udp {
             answers.clear();
             udp.drain(answers);
+            some |= !answers.is_empty();
             for answer in answers.drain(..) {
                 let what = match answer.what {
                     UdpSeen::Datagram => Answer::Datagram { port: answer.port },
@@ -172,11 +175,12 @@ impl Wires {
                 scheduler.answered(answer.address, what, 0, answer.at);
             }
         }
+        some
     }
 
     /// Sleeps until something comes, no longer than this.
     pub(super) fn wait(&self, timeout: Duration) -> io::Result<()> {
-        let raw = self.raw.iter().flat_map(|raw| raw.receiver.fds().into_iter().chain(raw.solicitor.fds()));
+        let raw = self.raw.iter().flat_map(|raw| raw.receiver.fds().chain(raw.solicitor.fds()));
         let fds: Vec<BorrowedFd<'_>> = raw.chain(self.udp.iter().map(AsFd::as_fd)).collect();
         let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
         match ppoll(&mut polled, Some(TimeSpec::from_duration(timeout)), None) {
@@ -223,12 +227,12 @@ fn no_way(errno: Errno) -> Verdict {
 }
 
 impl Raw {
-    fn open() -> io::Result<Self> {
+    fn open(families: Families) -> io::Result<Self> {
         let ports = SourcePorts::reserve()?;
         Ok(Self {
             key: Key::random(),
             block: ports.block(),
-            receiver: Receiver::open(ports.block())?,
+            receiver: Receiver::open(ports.block(), families)?,
             _ports: ports,
             sender: Sender::open()?,
             routes: Routes::open()?,
