@@ -1,6 +1,6 @@
 //! How long a host takes to answer. Pure.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The shortest timeout: shorter ones catch a busy host's answer as lost (nmap's floor too).
 pub(super) const MIN_RTO: Duration = Duration::from_millis(100);
@@ -32,6 +32,32 @@ impl RttEstimator {
     }
 }
 
+/// For how long the shortest round trip is believed to be what the path takes without a queue: it may change its course.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// The shortest round trip of late.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ShortestRtt {
+    /// Of the window before this one, and of this one; when this one began.
+    before: Option<Duration>,
+    current: Option<Duration>,
+    began: Option<Instant>,
+}
+
+impl ShortestRtt {
+    /// Takes a round trip that ended `now`: how much longer it was than need be, a quarter of that left to jitter.
+    pub(super) fn excess(&mut self, rtt: Duration, now: Instant) -> Duration {
+        let began = *self.began.get_or_insert(now);
+        if now.saturating_duration_since(began) > WINDOW {
+            (self.before, self.current, self.began) = (self.current, None, Some(now));
+        }
+        let current = self.current.map_or(rtt, |shortest| shortest.min(rtt));
+        self.current = Some(current);
+        let shortest = self.before.map_or(current, |before| before.min(current));
+        rtt.saturating_sub(shortest + shortest / 4)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,6 +83,21 @@ mod tests {
         let mut rtt = RttEstimator::default();
         rtt.sample(Duration::from_micros(10));
         assert_eq!(rtt.rto(), Some(MIN_RTO));
+    }
+
+    #[test]
+    fn a_queue_is_what_is_beyond_the_shortest() {
+        let start = Instant::now();
+        let mut shortest = ShortestRtt::default();
+        assert_eq!(shortest.excess(40 * MS, start), Duration::ZERO);
+        assert_eq!(shortest.excess(150 * MS, start), 100 * MS);
+        assert_eq!(shortest.excess(20 * MS, start), Duration::ZERO);
+        assert_eq!(shortest.excess(45 * MS, start), 20 * MS);
+        // A path that became longer is believed after two windows.
+        for seconds in [11, 22] {
+            shortest.excess(200 * MS, start + Duration::from_secs(seconds));
+        }
+        assert_eq!(shortest.excess(200 * MS, start + Duration::from_secs(34)), Duration::ZERO);
     }
 
     proptest! {

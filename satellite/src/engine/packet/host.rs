@@ -11,7 +11,7 @@ use super::pace::{Bounds, HOST, Pace};
 use super::suspicion::Evidence;
 use super::track::{Track, Wait};
 use crate::engine::port_list::PortList;
-use crate::engine::rtt::RttEstimator;
+use crate::engine::rtt::{RttEstimator, ShortestRtt};
 use crate::engine::schedule::Loss;
 use crate::engine::verdict::Verdict;
 use portolan_common::observation::Protocol;
@@ -113,6 +113,7 @@ pub(super) struct Host {
     udp: Option<UdpPorts>,
     canaries: Option<(Vec<u16>, Track)>,
     rtt: RttEstimator,
+    shortest: ShortestRtt,
     loss: Loss,
     pace: Pace,
     up: bool,
@@ -148,6 +149,7 @@ impl Host {
             udp: None,
             canaries: None,
             rtt: RttEstimator::default(),
+            shortest: ShortestRtt::default(),
             loss: Loss::default(),
             pace: Pace::new(Bounds { max, min: HOST.min.min(max), ..HOST }, now),
             up: false,

@@ -4,7 +4,8 @@
 //! answered: a firewall that drops is not a path that is full. So this is a rate. It doubles until loss is seen, or
 //! until more probes bring no more answers (the way BBR leaves its startup), and from then on follows the share that
 //! arrives: where each answer took one probe and a half, two thirds of the rate is what passes. Loss is known from
-//! answers alone, never from silence.
+//! answers alone, never from silence. And where answers take longer and longer, a queue is filling somewhere: the rate
+//! falls before anything is lost, and before probes are sent again whose answers are only late (as TCP Vegas has it).
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ const MORE: f64 = 1.25;
 const PLATEAU: u32 = 2;
 
 /// Once it has stopped doubling, the rate grows by this share in a second.
-const GROWTH: f64 = 0.25;
+const GROWTH: f64 = 0.5;
 
 /// What may leave at once after a pause. Threads sleep no finer.
 const BURST: Duration = Duration::from_millis(2);
@@ -34,8 +35,15 @@ const CONGESTED: f64 = 0.125;
 /// The most that is ever taken for chance.
 const MAX_TOLERATED: f64 = 0.7;
 
+/// Answers that take this much longer than they need have stood in a queue; …
+const QUEUED: Duration = Duration::from_millis(20);
+/// … so many of them all did so, …
+const MIN_QUEUED: u32 = 8;
+/// … and this much of the rate is left then, or what is answered.
+const RELIEF: f64 = 0.7;
+
 /// What is sent in place of all that would pass, so that a queue on the way empties.
-const DRAIN: f64 = 0.9;
+const DRAIN: f64 = 0.95;
 
 /// Bounds of a rate, in packets a second.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +90,11 @@ pub(super) struct Pace {
     answers: u32,
     answers_before: u32,
     plateau: u32,
+    /// The shortest that an answer since then stood in a queue, and how many say so.
+    queued: Duration,
+    queued_of: u32,
+    /// When the rate may fall again for that.
+    relieved_until: Instant,
     /// Tokens at `refilled`; a probe takes one.
     tokens: f64,
     refilled: Instant,
@@ -107,6 +120,9 @@ impl Pace {
             answers: 0,
             answers_before: 0,
             plateau: 0,
+            queued: Duration::MAX,
+            queued_of: 0,
+            relieved_until: now,
             tokens: 1.0,
             refilled: now,
             limiting: false,
@@ -150,8 +166,12 @@ impl Pace {
         self.stretch.sent = self.stretch.sent.saturating_add(probes);
     }
 
-    /// A probe was answered.
-    pub(super) fn answered(&mut self) {
+    /// A probe was answered, so much later than the host needs for it; `None`: that cannot be told.
+    pub(super) fn answered(&mut self, queued: Option<Duration>) {
+        if let Some(queued) = queued {
+            self.queued = self.queued.min(queued);
+            self.queued_of += 1;
+        }
         self.stretch.answered = self.stretch.answered.saturating_add(1);
         self.answers = self.answers.saturating_add(1);
     }
@@ -206,6 +226,18 @@ impl Pace {
         self.stepped = now;
         let (answers, before) = (std::mem::take(&mut self.answers), self.answers_before);
         self.answers_before = answers;
+        let (queued, of) = (std::mem::replace(&mut self.queued, Duration::MAX), std::mem::take(&mut self.queued_of));
+        if of >= MIN_QUEUED && queued > QUEUED {
+            if now >= self.relieved_until {
+                // What leaves from now on shows its effect only when the queue has been passed.
+                self.relieved_until = now + queued + QUEUED;
+                // What comes out of the queue passes; a little less lets it empty.
+                let passes = f64::from(answers.max(before)) / since.as_secs_f64() * DRAIN;
+                self.rate = (self.rate * RELIEF).max(passes.min(self.rate)).max(self.bounds.min);
+                self.doubling = false;
+            }
+            return;
+        }
         if !std::mem::take(&mut self.limiting) {
             // Something else held it back: this rate was not tried.
             self.plateau = 0;
@@ -219,7 +251,8 @@ impl Pace {
         self.plateau = if no_more { self.plateau + 1 } else { 0 };
         if self.plateau >= PLATEAU {
             self.doubling = false;
-            self.rate /= 2.0;
+            // What is answered passes, and perhaps what is not answered with it.
+            self.rate = (self.rate / 2.0).max(f64::from(answers.max(before)) / since.as_secs_f64());
         } else {
             self.rate = (self.rate * 2.0).min(self.bounds.max);
         }
@@ -267,7 +300,7 @@ mod tests {
         let mut lost: Vec<(Instant, Instant)> = Vec::new();
         run(&mut pace, start, 3000, |pace, n, now| {
             for _ in 0..n.min(50) {
-                pace.answered();
+                pace.answered(None);
             }
             lost.extend((50..n).map(|_| (now, now + 100 * MS)));
             lost.retain(|(sent, known)| {
@@ -298,7 +331,7 @@ mod tests {
                             let (sent, _) = lost.swap_remove(i);
                             pace.lost(sent, now);
                         }
-                        None => pace.answered(),
+                        None => pace.answered(None),
                     }
                 } else if lost.len() < 5000 {
                     lost.push((now, now + 100 * MS));
@@ -321,7 +354,7 @@ mod tests {
                     if i * 37 % 100 < percent {
                         lost.push((now, now + 100 * MS));
                     } else {
-                        pace.answered();
+                        pace.answered(None);
                     }
                 }
                 lost.retain(|(sent, known)| {

@@ -408,7 +408,7 @@ impl Scheduler {
             if let Some(rtt) = arrived.rtt {
                 lane.control.rtt.sample(rtt);
             }
-            lane.control.pace.answered();
+            lane.control.pace.answered(arrived.queued);
             arrived.lost.each(|sent| lane.control.pace.lost(sent, now));
         }
         self.reconcile(key, now);

@@ -40,6 +40,8 @@ pub(in crate::engine::packet) struct Change {
 pub(in crate::engine::packet) struct Arrived {
     /// How long it took.
     pub(in crate::engine::packet) rtt: Option<Duration>,
+    /// How much longer than this host needs.
+    pub(in crate::engine::packet) queued: Option<Duration>,
     /// When the probes had left that must have been lost.
     pub(in crate::engine::packet) lost: Lost,
 }
@@ -109,7 +111,7 @@ impl Host {
         if let Some(rtt) = rtt {
             self.rtt.sample(rtt);
         }
-        Change { arrived: Some(Arrived { rtt, lost: Lost::NONE }), ..Change::default() }
+        Change { arrived: Some(Arrived { rtt, queued: None, lost: Lost::NONE }), ..Change::default() }
     }
 
     fn is_canary(&self, port: u16) -> bool {
@@ -144,13 +146,14 @@ impl Host {
         track.settle(cell, verdict);
         self.up = true;
         let Reading { rtt, lost } = read(state, attempt, sent, wait, at);
-        if let Some(rtt) = rtt {
+        let queued = rtt.map(|rtt| {
             self.rtt.sample(rtt);
-        }
+            self.shortest.excess(rtt, at)
+        });
         self.loss.count(lost.count > 0);
-        self.pace.answered();
+        self.pace.answered(queued);
         lost.each(|sent| self.pace.lost(sent, at));
-        let arrived = Some(Arrived { rtt, lost });
+        let arrived = Some(Arrived { rtt, queued, lost });
         if id == TrackId::Canary {
             return Change { arrived, ..Change::default() };
         }

@@ -325,3 +325,26 @@ proptest! {
         prop_assert_eq!(sim.scheduler.progress().ports_done, sim.scheduler.progress().ports_total);
     }
 }
+
+/// A link that passes 80,000 packets a second and keeps many of the rest waiting before it drops any.
+#[test]
+fn a_long_queue_on_the_way_is_not_kept_full() {
+    const PASSES: f64 = 80_000.0;
+    const QUEUE: f64 = 30_000.0;
+    let (mut queued, mut last) = (0.0, None);
+    let sim = Sim::new(plan("10.0.0.0/24", "1-1000"), "").run(|seen| {
+        let since = last.replace(seen.at).map_or(0.0, |last: Instant| (seen.at - last).as_secs_f64());
+        queued = f64::max(queued - since * PASSES, 0.0);
+        if queued >= QUEUE || coin(1, seen, 1) || coin(1, seen, 2) {
+            return None;
+        }
+        queued += 1.0;
+        let (answer, rtt) = if tcp(seen)? % 125 == 22 { open(seen) } else { closed(seen) }?;
+        Some((answer, rtt + Duration::from_secs_f64(queued / PASSES)))
+    });
+    assert!(sim.took() < Duration::from_secs(6), "{:?}", sim.took());
+    assert!(sim.sent.len() < 256_000 * 110 / 100, "{} probes", sim.sent.len());
+    for (address, host) in &sim.hosts {
+        assert!(host.ports_in(Protocol::Tcp, PortState::Filtered).is_empty(), "{address}: {:?}", host.runs);
+    }
+}
