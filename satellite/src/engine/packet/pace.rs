@@ -39,8 +39,9 @@ const MAX_TOLERATED: f64 = 0.7;
 const QUEUED: Duration = Duration::from_millis(20);
 /// … so many of them all did so, …
 const MIN_QUEUED: u32 = 8;
-/// … and this much of the rate is left then, or what is answered.
+/// … and this much of the rate is left then, or this much of what is answered if that is more.
 const RELIEF: f64 = 0.7;
+const EMPTYING: f64 = 0.8;
 
 /// What is sent in place of all that would pass, so that a queue on the way empties.
 const DRAIN: f64 = 0.95;
@@ -226,13 +227,14 @@ impl Pace {
         self.stepped = now;
         let (answers, before) = (std::mem::take(&mut self.answers), self.answers_before);
         self.answers_before = answers;
-        let (queued, of) = (std::mem::replace(&mut self.queued, Duration::MAX), std::mem::take(&mut self.queued_of));
+        let (queued, of) =
+            (std::mem::replace(&mut self.queued, Duration::MAX), std::mem::take(&mut self.queued_of));
         if of >= MIN_QUEUED && queued > QUEUED {
             if now >= self.relieved_until {
                 // What leaves from now on shows its effect only when the queue has been passed.
                 self.relieved_until = now + queued + QUEUED;
                 // What comes out of the queue passes; a little less lets it empty.
-                let passes = f64::from(answers.max(before)) / since.as_secs_f64() * DRAIN;
+                let passes = f64::from(answers.max(before)) / since.as_secs_f64() * EMPTYING;
                 self.rate = (self.rate * RELIEF).max(passes.min(self.rate)).max(self.bounds.min);
                 self.doubling = false;
             }
