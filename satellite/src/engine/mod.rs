@@ -15,7 +15,6 @@ use portolan_common::ports::PortSpec;
 use portolan_common::scope::Guard;
 use portolan_common::targets::ResolvedTargets;
 use portolan_packet::Families;
-use scheduler::{Plan, Scheduler};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,10 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 mod bucket;
 mod connect;
-mod drive;
 mod errors;
-mod flights;
-mod host;
 mod lanes;
 mod ledger;
 mod limits;
@@ -38,14 +34,12 @@ mod port_list;
 mod roster;
 mod rtt;
 mod schedule;
-mod scheduler;
 mod slots;
 #[cfg(test)]
 mod tests;
 mod udp;
 mod verdict;
 mod wall;
-mod window;
 
 pub use limits::SharedLimits;
 use method::why_not_raw;
@@ -294,7 +288,7 @@ fn by_connect(
     events: &mpsc::Sender<SweepEvent>,
     control: &Control,
 ) -> (Outcome, End) {
-    let plan = Plan {
+    let plan = connect::Plan {
         targets: request.targets,
         ports: request.ports,
         gentle: request.gentle,
@@ -304,8 +298,8 @@ fn by_connect(
     };
     let lease = Lease::new(Arc::clone(&context.limits));
     let guard = context.guard.load_full();
-    let mut scheduler = Scheduler::new(plan, guard, lease, Instant::now(), Zoned::now());
-    let outcome = drive::run(&mut scheduler, context, events, control);
+    let mut scheduler = connect::Scheduler::new(plan, guard, lease, Instant::now(), Zoned::now());
+    let outcome = connect::run(&mut scheduler, context, events, control);
     (outcome, scheduler.close())
 }
 

@@ -72,6 +72,7 @@ pub(super) enum Verdict {
     AdminProhibited,
     TimeExceeded,
     IcmpRateLimited,
+    PortRejected,
 }
 
 /// How a port was probed: the same answer has another name for each.
@@ -87,7 +88,7 @@ pub(super) enum Probing {
 
 impl Verdict {
     /// Every verdict, in the order of their numbers.
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Open,
         Self::Refused,
         Self::PortUnreach,
@@ -100,6 +101,7 @@ impl Verdict {
         Self::AdminProhibited,
         Self::TimeExceeded,
         Self::IcmpRateLimited,
+        Self::PortRejected,
     ];
 
     /// The words for it, as nmap's scan of the same kind has them. A TCP port that answers ICMP port unreachable is
@@ -128,6 +130,7 @@ impl Verdict {
             Self::HostProhibited => (PortState::Filtered, Reason::HostProhibited),
             Self::AdminProhibited => (PortState::Filtered, Reason::AdminProhibited),
             Self::TimeExceeded => (PortState::Filtered, Reason::TimeExceeded),
+            Self::PortRejected => (PortState::Filtered, Reason::PortUnreach),
             Self::IcmpRateLimited => (PortState::OpenFiltered, Reason::IcmpRateLimited),
         }
     }
@@ -138,6 +141,7 @@ impl Verdict {
         matches!(
             self,
             Self::PortUnreach
+                | Self::PortRejected
                 | Self::ProtoUnreach
                 | Self::NetProhibited
                 | Self::HostProhibited

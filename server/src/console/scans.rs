@@ -156,7 +156,9 @@ fn absence(satellite: &v1::Satellite, request: &v1::ScanRequest) -> Option<Strin
     match satellite.status() {
         v1::satellite::Status::Online => {
             let method = request.method.as_str();
-            let offered = METHODS.contains(&method) && can(satellite, method);
+            // One that knows of `syn` makes do with connections by itself where it may not, and says so.
+            let offered = METHODS.contains(&method) && can(satellite, method)
+                || method == "syn" && can(satellite, "udp");
             if !matches!(method, "" | "auto") && !offered {
                 let methods = satellite.capabilities.iter().map(String::as_str);
                 let methods: Vec<&str> = methods.filter(|word| METHODS.contains(word)).collect();

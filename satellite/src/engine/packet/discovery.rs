@@ -89,7 +89,7 @@ impl Discovery {
             };
             self.sent += 1;
             self.began.get_or_insert(now);
-            if self.sent % 3 == 0 {
+            if self.sent.is_multiple_of(3) {
                 self.next_round = Some(now + waits[usize::from(round == ROUNDS)]);
             }
             if let Some(ping) = ping {

@@ -7,9 +7,9 @@
 use super::super::errors::{icmp_of, keep_icmp};
 use super::super::verdict::{Offender, Verdict};
 use super::payloads::{self, payload};
+use crate::engine::connect::own_addresses;
 use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::ifaddrs::getifaddrs;
 use nix::libc;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
@@ -331,12 +331,6 @@ fn is_earlier(errno: Errno) -> bool {
 fn peer_of(address: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::from((v6.ip(), v6.port()))))
-}
-
-/// This host's addresses, by its interfaces.
-fn own_addresses() -> io::Result<HashSet<IpAddr>> {
-    let addresses = getifaddrs()?.filter_map(|interface| peer_of(&interface.address?));
-    Ok(addresses.map(|address| address.ip()).collect())
 }
 
 #[cfg(test)]

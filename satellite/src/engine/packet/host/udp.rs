@@ -113,6 +113,11 @@ impl Host {
             let sent = udp.track.get(cell).map_or(at, |state| udp.track.sent_at(state, at));
             udp.pacing.unreachable(sent, at);
         }
+        // Only the target itself knows that nothing listens there.
+        let verdict = match (verdict, offender) {
+            (Verdict::PortUnreach, Offender::Other) => Verdict::PortRejected,
+            (verdict, _) => verdict,
+        };
         if verdict.settles() {
             return Change { settled: udp.track.settle(cell, verdict).into(), ..Change::default() };
         }

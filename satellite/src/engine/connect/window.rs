@@ -6,7 +6,7 @@
 //! window that halves for every lost probe goes to nothing on a path that loses 2 %, so it halves only for more loss
 //! than that.
 
-use super::lanes::Control;
+use crate::engine::lanes::Control;
 use std::time::Instant;
 
 /// Loss is congestion when more than one in so many answers came late.

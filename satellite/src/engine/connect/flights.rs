@@ -1,6 +1,6 @@
 //! Probes that wait for an answer. Pure.
 
-use super::slots::Slots;
+use crate::engine::slots::Slots;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::{Duration, Instant};

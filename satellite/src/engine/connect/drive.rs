@@ -1,9 +1,9 @@
 //! The loop that brings the scheduler's decisions and the sockets together, on a thread of its own: a round trip is
 //! then measured when its answer comes, not when a busy runtime gets to it.
 
-use super::connect::{ConnectProber, Sent};
+use super::prober::{ConnectProber, Sent};
 use super::scheduler::{Scheduler, Step};
-use super::{Control, EngineContext, Outcome, SweepEvent};
+use crate::engine::{Control, EngineContext, Outcome, SweepEvent};
 use jiff::Zoned;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ const MAX_SLEEP: Duration = Duration::from_millis(10);
 const PROGRESS: Duration = Duration::from_millis(250);
 
 /// Runs a sweep to its end.
-pub(super) fn run(
+pub(in crate::engine) fn run(
     scheduler: &mut Scheduler,
     context: &EngineContext,
     events: &Sender<SweepEvent>,

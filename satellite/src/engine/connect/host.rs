@@ -5,12 +5,12 @@ mod record;
 mod reopen;
 
 use self::reopen::Patience;
-use super::permutation::Permutation;
-use super::port_list::PortList;
-use super::rtt::RttEstimator;
-use super::schedule::{self, Loss};
-use super::verdict::{Answer, Cell, Offender, Verdict};
 use super::window::{HOST, Window};
+use crate::engine::permutation::Permutation;
+use crate::engine::port_list::PortList;
+use crate::engine::rtt::RttEstimator;
+use crate::engine::schedule::{self, Loss};
+use crate::engine::verdict::{Answer, Cell, Offender, Verdict};
 use portolan_common::ports::PortSpec;
 use portolan_common::scope::PermittedTarget;
 use std::collections::VecDeque;

@@ -1,6 +1,6 @@
 //! What a changed scope, or the end of careful hours, does to the hosts that are being swept.
 
-use super::{CLOCK_AGE, Scheduler, Wall};
+use super::Scheduler;
 use jiff::Zoned;
 use portolan_common::scope::{Guard, PermittedTarget};
 use std::sync::Arc;
@@ -9,10 +9,8 @@ use std::time::Instant;
 impl Scheduler {
     /// Takes the wall clock, which may be set while a sweep runs, and asks the guard again when hours are over.
     pub(in crate::engine) fn tick(&mut self, now: Instant, wall: impl FnOnce() -> Zoned) {
-        if now.saturating_duration_since(self.wall.read) > CLOCK_AGE {
-            self.wall = Wall { read: now, zoned: wall() };
-        }
-        if self.hours_end.is_some_and(|end| self.wall(now).timestamp() >= end) {
+        self.wall.tick(now, wall);
+        if self.hours_end.is_some_and(|end| self.wall.at(now).timestamp() >= end) {
             self.ask_again(now);
         }
     }
@@ -25,7 +23,7 @@ impl Scheduler {
 
     /// Asks the guard again about every host that is being swept.
     fn ask_again(&mut self, now: Instant) {
-        let wall = self.wall(now);
+        let wall = self.wall.at(now);
         self.hours_end = None;
         let keys: Vec<usize> = self.hosts.keys().collect();
         for key in keys {

@@ -6,9 +6,9 @@
 //! the way is watched by epoll. Connections are closed with a reset (SO_LINGER 0), which leaves no TIME_WAIT on either
 //! side.
 
-use super::errors::{self, Failure, IcmpError};
-use super::slots::Slots;
-use super::verdict::{Answer, Hold, Offender, Verdict};
+use crate::engine::errors::{self, Failure, IcmpError};
+use crate::engine::slots::Slots;
+use crate::engine::verdict::{Answer, Hold, Offender, Verdict};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use portolan_common::scope::PermittedTarget;
@@ -327,7 +327,7 @@ fn measured(sent: Instant, at: Instant) -> Option<Duration> {
 }
 
 /// This host's addresses, by its interfaces. (That an address can be bound proves nothing: ip_nonlocal_bind.)
-pub(super) fn own_addresses() -> io::Result<HashSet<IpAddr>> {
+pub(in crate::engine) fn own_addresses() -> io::Result<HashSet<IpAddr>> {
     let addresses = getifaddrs()?.filter_map(|interface| {
         let address = interface.address?;
         let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));

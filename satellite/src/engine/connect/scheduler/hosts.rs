@@ -2,12 +2,11 @@
 
 use super::{Active, MAX_WAITING, SPREAD, Scheduler};
 use crate::engine::bucket::TokenBucket;
-use crate::engine::host::HostSweep;
+use crate::engine::connect::host::HostSweep;
+use crate::engine::connect::window::HOST;
 use crate::engine::lanes::LaneKey;
 use crate::engine::limits::{Demand, GENTLE_IN_FLIGHT, PathKey};
 use crate::engine::roster::Admitted;
-use crate::engine::window::HOST;
-use jiff::{SignedDuration, Zoned};
 use portolan_common::scope::PermittedTarget;
 use std::time::Instant;
 
@@ -28,7 +27,7 @@ impl Scheduler {
             return false;
         };
         let asked = self.roster.asked().len() as u64;
-        let wall = self.wall(now);
+        let wall = self.wall.at(now);
         let Some(admitted) = self.roster.admit(address, &self.guard, &wall, &mut self.ledger) else {
             self.progress.hosts_total = self.progress.hosts_total.saturating_sub(1);
             self.progress.ports_total = self.progress.ports_total.saturating_sub(asked);
@@ -75,13 +74,6 @@ impl Scheduler {
         }
     }
 
-    /// The wall clock now, from when it was last read.
-    pub(super) fn wall(&self, now: Instant) -> Zoned {
-        let since =
-            SignedDuration::try_from(now.saturating_duration_since(self.wall.read)).unwrap_or_default();
-        self.wall.zoned.checked_add(since).unwrap_or_else(|_| self.wall.zoned.clone())
-    }
-
     /// Puts a host into its lane's queue.
     pub(super) fn queue(&mut self, key: usize) {
         let Some(host) = self.hosts.get_mut(key) else { return };
@@ -114,7 +106,7 @@ impl Scheduler {
             self.weight = self.weight.saturating_sub(host.weight);
         }
         let address = host.sweep.target().address();
-        let observed_at = self.wall(now).timestamp();
+        let observed_at = self.wall.at(now).timestamp();
         match host.sweep.observation(self.targets.typed(address), observed_at) {
             Some(observation) => {
                 self.ledger.cover(address, &host.sweep.covered());

@@ -3,7 +3,7 @@
 //! again afterwards, so no silence is believed that was not listened to.
 
 use super::{CLOCK_AGE, Scheduler, Step};
-use crate::engine::flights::{Flight, Phase};
+use crate::engine::connect::flights::{Flight, Phase};
 use std::time::Instant;
 
 impl Scheduler {
@@ -60,7 +60,7 @@ impl Scheduler {
 
 #[cfg(test)]
 mod tests {
-    use crate::engine::scheduler::sim::*;
+    use crate::engine::connect::scheduler::sim::*;
     use portolan_common::observation::{PortState, Reason};
     use std::net::IpAddr;
     use std::time::{Duration, Instant};

@@ -11,17 +11,18 @@ mod suspend;
 mod tests;
 
 use self::holds::Holds;
-use super::bucket::TokenBucket;
 use super::flights::{Due, Flight, Flights, Phase};
 use super::host::{Change, Overdue};
-use super::lanes::Lanes;
-use super::ledger::Ledger;
-use super::limits::{Admission, Lease};
-use super::roster::Roster;
-use super::slots::Slots;
-use super::verdict::{Answer, Hold};
 use super::window::PathWindow;
-use super::{End, Progress};
+use crate::engine::bucket::TokenBucket;
+use crate::engine::lanes::Lanes;
+use crate::engine::ledger::Ledger;
+use crate::engine::limits::{Admission, Lease};
+use crate::engine::roster::Roster;
+use crate::engine::slots::Slots;
+use crate::engine::verdict::{Answer, Hold};
+use crate::engine::wall::{CLOCK_AGE, Wall};
+use crate::engine::{End, Progress};
 use jiff::{Timestamp, Zoned};
 use portolan_common::observation::HostObservation;
 use portolan_common::ports::PortSpec;
@@ -61,15 +62,15 @@ pub(super) enum Step {
 }
 
 /// What a sweep is made of.
-pub(super) struct Plan {
-    pub(super) targets: ResolvedTargets,
-    pub(super) ports: PortSpec,
-    pub(super) gentle: bool,
+pub(in crate::engine) struct Plan {
+    pub(in crate::engine) targets: ResolvedTargets,
+    pub(in crate::engine) ports: PortSpec,
+    pub(in crate::engine) gentle: bool,
     /// Probes a second of this sweep.
-    pub(super) max_rate: Option<u32>,
+    pub(in crate::engine) max_rate: Option<u32>,
     /// Probes a second to one host.
-    pub(super) max_rate_per_host: Option<u32>,
-    pub(super) seed: u64,
+    pub(in crate::engine) max_rate_per_host: Option<u32>,
+    pub(in crate::engine) seed: u64,
 }
 
 #[derive(Debug)]
@@ -88,16 +89,9 @@ struct Active {
     paced_until: Option<Instant>,
 }
 
-/// A wall clock read some time ago.
-#[derive(Debug)]
-struct Wall {
-    read: Instant,
-    zoned: Zoned,
-}
-
 /// The state of one sweep.
 #[derive(Debug)]
-pub(super) struct Scheduler {
+pub(in crate::engine) struct Scheduler {
     guard: Arc<Guard>,
     targets: ResolvedTargets,
     gentle: bool,
@@ -133,7 +127,13 @@ pub(super) struct Scheduler {
 }
 
 impl Scheduler {
-    pub(super) fn new(plan: Plan, guard: Arc<Guard>, lease: Lease, now: Instant, wall: Zoned) -> Self {
+    pub(in crate::engine) fn new(
+        plan: Plan,
+        guard: Arc<Guard>,
+        lease: Lease,
+        now: Instant,
+        wall: Zoned,
+    ) -> Self {
         let Plan { targets, ports, gentle, max_rate, max_rate_per_host, seed } = plan;
         let mut ledger = Ledger::default();
         let (allowed, refused) = guard.allowed(&targets.addresses);
@@ -163,7 +163,7 @@ impl Scheduler {
             waiting: VecDeque::new(),
             progress,
             hosts_up: 0,
-            wall: Wall { read: now, zoned: wall },
+            wall: Wall::new(now, wall),
             hours_end: None,
             ended: Vec::new(),
             paused_until: None,
@@ -397,7 +397,7 @@ impl Scheduler {
     }
 
     /// Ends the sweep, wherever it is, and gives back what it shares with others.
-    pub(super) fn close(mut self) -> End {
+    pub(in crate::engine) fn close(mut self) -> End {
         let (refusals, refusals_dropped) = self.ledger.take_refusals();
         End {
             finished: self.waiting,
@@ -416,9 +416,6 @@ const MAX_PAUSE: Duration = Duration::from_millis(256);
 
 /// Old probes that are given up at once when descriptors are short.
 const SPARED: usize = 64;
-
-/// How often the wall clock is read.
-const CLOCK_AGE: Duration = Duration::from_secs(1);
 
 impl Scheduler {
     fn next_wake(&mut self, now: Instant) -> Instant {

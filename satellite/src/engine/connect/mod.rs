@@ -1,0 +1,15 @@
+//! Sweeps by the kernel's own TCP connections, which need no privilege.
+//!
+//! [`scheduler`] decides (pure, every `now` an argument), from what [`host`] knows of each host, [`window`] of each
+//! path and [`flights`] of the probes on their way; [`prober`] is the thin layer of sockets.
+
+mod drive;
+mod flights;
+mod host;
+mod prober;
+mod scheduler;
+mod window;
+
+pub(super) use drive::run;
+pub(super) use prober::own_addresses;
+pub(super) use scheduler::{Plan, Scheduler};
