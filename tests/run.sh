@@ -39,7 +39,7 @@ say() { printf '\n== %s (%d s)\n' "$*" $((SECONDS - started)); }
 # What the tests use: command, Debian package, and whether the lab cannot be built without it.
 needed="ip:iproute2:yes ss:iproute2:no nft:nftables:yes unshare:util-linux:yes setpriv:util-linux:yes
   prlimit:util-linux:no openssl:openssl:no curl:curl:no jq:jq:no nmap:nmap:no ndiff:ndiff:no nginx:nginx-light:no
-  tar:tar:no gzip:gzip:no fallocate:util-linux:no
+  c++:g++:no tar:tar:no gzip:gzip:no fallocate:util-linux:no
   sshd:openssh-server:no strace:strace:no script:bsdutils:no ssh-keygen:openssh-client:no redis-server:redis-server:no"
 [ $bench = no ] || needed+=" masscan:masscan:no"
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
@@ -83,7 +83,7 @@ if ! command -v cargo >/dev/null; then
   exit 1
 fi
 
-steps_failed=0
+steps_failed=0 steps_skipped=0
 step() { # runs a command that is no test; its failure is counted and does not stop what follows
   say "$*"
   "$@" || { echo "FAILED: $*"; steps_failed=$((steps_failed + 1)); }
@@ -110,6 +110,26 @@ fi
 say "cargo test --workspace, $threads at a time, seed $seed"
 tests_ok=yes
 cargo test --workspace --locked --no-fail-fast -- "${test_options[@]}" 2>&1 | tee "$log" || tests_ok=no
+
+# What reads packets from strangers, with libFuzzer's feedback but without its sanitizers, which stable compilers lack.
+fuzz() {
+  local coverage="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Ccodegen-units=1"
+  for what in inline-8bit-counters pc-table trace-compares; do
+    coverage+=" -Cllvm-args=-sanitizer-coverage-$what"
+  done
+  local host runs=1000000
+  host=$(rustc -vV | sed -n 's/^host: //p')
+  [ $long = yes ] && runs=200000000
+  RUSTFLAGS="--cfg fuzzing $coverage" CARGO_TARGET_DIR=target/fuzz \
+    cargo run --release --locked --target "$host" --manifest-path packet/fuzz/Cargo.toml --bin read -- \
+    -runs=$runs -max_len=256 -seed="$((seed + 1))" -verbosity=0 -artifact_prefix=target/fuzz/
+}
+if command -v c++ >/dev/null; then
+  step fuzz
+else
+  echo "SKIPPED: fuzzing what reads packets: there is no C++ compiler to build libFuzzer with"
+  steps_skipped=1
+fi
 
 if [ $bench = yes ]; then
   step cargo build --release --workspace --bins --locked
@@ -154,5 +174,5 @@ if grep -aq 'FIGURE: ' "$log"; then
 fi
 
 say "done"
-echo "$((passed - skipped)) passed, $((failed + steps_failed)) failed, $((skipped + ignored)) skipped"
+echo "$((passed - skipped)) passed, $((failed + steps_failed)) failed, $((skipped + ignored + steps_skipped)) skipped"
 [ $((failed + steps_failed)) = 0 ]

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 const MAX_CELLS: usize = 2 << 20;
 
 /// Hosts at once, also those that are looked for only.
-const MAX_ACTIVE: usize = 8192;
+const MAX_ACTIVE: usize = 16_384;
 
 /// Hosts that are up and wait for room.
 const MAX_READY: usize = 64;
