@@ -37,11 +37,6 @@ pub enum MethodError {
         "TCP ports ({0}) cannot be scanned by UDP datagrams: ask for the method auto, syn or connect, or for UDP ports only"
     )]
     TcpByUdp(String),
-    /// Both, without CAP_NET_RAW.
-    #[error(
-        "TCP and UDP ports in one scan need CAP_NET_RAW, which this satellite lacks ({0}): scan TCP ports and UDP ports one after the other, or grant it (docs/satellite.md)"
-    )]
-    BothUnprivileged(String),
 }
 
 /// What a sweep comes to use.
@@ -49,6 +44,8 @@ pub enum MethodError {
 pub(super) struct Choice {
     /// By TCP connections; otherwise by packets.
     pub(super) connect: bool,
+    /// By TCP connections and then by UDP datagrams.
+    pub(super) both: bool,
     /// Packets of our own, rather than UDP sockets alone.
     pub(super) raw: bool,
     /// The methods used, such as `syn` or `syn, udp`.
@@ -68,12 +65,14 @@ impl Method {
         }
         let raw = why_not_raw.is_none();
         let asked = || "asked for".to_owned();
-        let connect = |reason| Choice { connect: true, raw: false, text: "connect", reason };
+        let connect = |reason| Choice { connect: true, both: false, raw: false, text: "connect", reason };
         let choice = match (self, why_not_raw) {
             (Self::Connect, _) => connect(asked()),
-            (Self::Auto | Self::Syn, Some(why)) if tcp && udp => {
-                return Err(MethodError::BothUnprivileged(why.to_owned()));
-            }
+            (Self::Auto | Self::Syn, Some(why)) if tcp && udp => Choice {
+                both: true,
+                text: "connect, udp",
+                ..connect(format!("no CAP_NET_RAW for syn: {why}"))
+            },
             (Self::Auto, Some(why)) if tcp => connect(format!("no CAP_NET_RAW for syn: {why}")),
             (Self::Syn, Some(why)) if tcp => {
                 connect(format!("syn was asked for, but needs CAP_NET_RAW: {why}"))
@@ -84,7 +83,7 @@ impl Method {
                     (true, true) => ("syn, udp", "the best that this host allows"),
                     (false, _) => ("udp", "only UDP ports were asked for"),
                 };
-                Choice { connect: false, raw, text, reason: reason.to_owned() }
+                Choice { connect: false, both: false, raw, text, reason: reason.to_owned() }
             }
             (Self::Syn | Self::Udp, _) => {
                 let text = match (tcp, udp) {
@@ -92,7 +91,7 @@ impl Method {
                     (true, true) => "syn, udp",
                     (false, _) => "udp",
                 };
-                Choice { connect: false, raw, text, reason: asked() }
+                Choice { connect: false, both: false, raw, text, reason: asked() }
             }
         };
         Ok(choice)
@@ -192,7 +191,7 @@ mod tests {
         assert!(error.contains("UDP ports (53)"), "{error}");
         let error = Method::Udp.choose(&ports("T:22,U:53"), None).unwrap_err().to_string();
         assert!(error.contains("TCP ports (22)"), "{error}");
-        let error = Method::Auto.choose(&ports("T:22,U:53"), Some("no")).unwrap_err().to_string();
-        assert!(error.contains("one after the other"), "{error}");
+        let choice = Method::Auto.choose(&ports("T:22,U:53"), Some("no")).unwrap();
+        assert!(choice.both && choice.text == "connect, udp" && choice.reason.contains("CAP_NET_RAW"));
     }
 }

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+mod both;
 mod bucket;
 mod connect;
 mod errors;
@@ -214,6 +215,17 @@ pub async fn sweep(
         return SweepSummary::failed(format!(
             "{addresses} addresses are more than one scan takes ({MAX_ADDRESSES}); scan in parts"
         ));
+    }
+    if choice.both {
+        if addresses > both::MAX_ADDRESSES {
+            return SweepSummary::failed(format!(
+                "without CAP_NET_RAW ({}), TCP and UDP ports of more than {} addresses are two scans",
+                why_not_raw.unwrap_or_default(),
+                both::MAX_ADDRESSES
+            ));
+        }
+        let summary = both::run(request, context, events, control).await;
+        return SweepSummary { method_reason: choice.reason, ..summary };
     }
     // A future that is dropped takes its thread with it.
     let control = Control { cancel: control.cancel.child_token(), ..control };

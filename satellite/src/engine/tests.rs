@@ -359,3 +359,44 @@ async fn a_sweep_is_cancelled_while_it_is_paused() {
     let summary = sweeping.await.unwrap();
     assert_eq!((summary.outcome, summary.probes_sent), (Outcome::Cancelled, 0));
 }
+
+/// Without CAP_NET_RAW, TCP and UDP ports are probed one after the other, and told together.
+#[tokio::test]
+async fn both_protocols_without_privileges() {
+    let (_listener, port) = listen("127.0.0.23");
+    let service = std::net::UdpSocket::bind("127.0.0.23:0").unwrap();
+    service.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let open = service.local_addr().unwrap().port();
+    let closed = if open == 1 { 2 } else { 1 };
+    let answering = std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        if let Ok((_, peer)) = service.recv_from(&mut buffer) {
+            let _ = service.send_to(b"here", peer);
+        }
+        service
+    });
+    let ports = format!("T:{port},U:{open},U:{closed}");
+    let (sender, mut receiver) = mpsc::channel(64);
+    let context = context(EVERYTHING, SharedLimits::with_budget(100));
+    let sweeping =
+        both::run(request("127.0.0.23", &ports), context, sender, unpaused(CancellationToken::new()));
+    let listening = async {
+        let mut hosts = Vec::new();
+        while let Some(event) = receiver.recv().await {
+            if let SweepEvent::Host(host) = event {
+                hosts.push(host);
+            }
+        }
+        hosts
+    };
+    let (summary, hosts) = tokio::join!(sweeping, listening);
+    answering.join().unwrap();
+    assert_eq!(summary.outcome, Outcome::Complete);
+    assert_eq!((summary.method.as_str(), summary.hosts_up, summary.hosts_total), ("connect, udp", 1, 1));
+    assert_eq!(hosts.len(), 1, "each host once");
+    let host = &hosts[0];
+    assert_eq!(host.state_of(Protocol::Tcp, port), Some((PortState::Open, Reason::SynAck)));
+    assert_eq!(host.state_of(Protocol::Udp, open), Some((PortState::Open, Reason::UdpResponse)));
+    assert_eq!(host.state_of(Protocol::Udp, closed), Some((PortState::Closed, Reason::PortUnreach)));
+    assert_eq!(summary.coverage.len(), 2);
+}
