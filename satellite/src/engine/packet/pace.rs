@@ -58,7 +58,7 @@ pub(super) struct Bounds {
 }
 
 /// One host's bounds.
-pub(super) const HOST: Bounds = Bounds { start: 20_000.0, min: 25.0, max: 1_000_000.0 };
+pub(super) const HOST: Bounds = Bounds { start: 20_000.0, min: 5.0, max: 1_000_000.0 };
 
 /// The bounds of all hosts of one network together.
 pub(super) const PATH: Bounds = Bounds { start: 40_000.0, min: 100.0, max: 1_000_000.0 };

@@ -130,6 +130,8 @@ pub(in crate::engine) struct Scheduler {
     timers: BinaryHeap<Reverse<(Instant, usize, u64)>>,
     /// Hosts whose way is to be looked for.
     unrouted: VecDeque<(usize, u64)>,
+    /// Numbers of hosts that have left; a new host may have one of them already.
+    gone: Vec<usize>,
     /// Hosts that are up and wait for room.
     ready: VecDeque<(usize, u64)>,
     /// Ports there is room for.
@@ -183,6 +185,7 @@ impl Scheduler {
             lanes: Lanes::new(),
             timers: BinaryHeap::new(),
             unrouted: VecDeque::new(),
+            gone: Vec::new(),
             ready: VecDeque::new(),
             room: MAX_CELLS,
             lease,

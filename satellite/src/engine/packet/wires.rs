@@ -94,6 +94,11 @@ impl Wires {
 
     /// Finds the ways that the scheduler asks for, and keeps those in use fresh.
     pub(super) fn find_ways(&mut self, scheduler: &mut Scheduler, now: Instant) {
+        while let Some(host) = scheduler.take_gone() {
+            if let Some(raw) = &mut self.raw {
+                raw.lose(host);
+            }
+        }
         while let Some((host, address)) = scheduler.take_unrouted() {
             match &mut self.raw {
                 Some(raw) => raw.find_way(scheduler, host, address, now),
@@ -204,7 +209,12 @@ impl Wires {
 fn fail(scheduler: &mut Scheduler, probe: Probe, errno: Errno, now: Instant) -> Option<Trouble> {
     match errno {
         // It counts as sent: it was this host's own firewall that swallowed it.
-        Errno::EPERM | Errno::EACCES => scheduler.forbidden(probe),
+        Errno::EPERM => scheduler.forbidden(probe),
+        // A broadcast address, or a route that prohibits: nothing ever leaves.
+        Errno::EACCES => {
+            scheduler.unsent(probe, now);
+            scheduler.no_neighbour(probe.host, Verdict::AdminProhibited, now);
+        }
         Errno::ENOBUFS | Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE => {
             scheduler.unsent(probe, now);
             return Some(Trouble::Short(errno));

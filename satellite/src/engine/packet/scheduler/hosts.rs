@@ -51,6 +51,11 @@ impl Scheduler {
         true
     }
 
+    /// A host that has left: its way is needed no more. To be asked before [`Scheduler::take_unrouted`].
+    pub(in crate::engine) fn take_gone(&mut self) -> Option<usize> {
+        self.gone.pop()
+    }
+
     /// A host whose way is to be looked for; [`Scheduler::routed`] or [`Scheduler::no_way`] follows.
     pub(in crate::engine) fn take_unrouted(&mut self) -> Option<(usize, IpAddr)> {
         loop {
@@ -143,6 +148,7 @@ impl Scheduler {
             }
         }
         let Some(active) = self.hosts.remove(key) else { return };
+        self.gone.push(key);
         let address = active.host.target().address();
         self.by_address.remove(&address);
         if let Some(lane) = self.lanes.get(active.lane)
