@@ -251,8 +251,9 @@ pub async fn sweep(
         } else {
             by_packets(request, by.raw, discover && by.raw, &context, &sender, &control)
         };
-        // Nobody listens when the future was dropped. The sockets are closed after this, since the kernel takes its
-        // time over packet sockets.
+        // The sockets are closed last, since the kernel takes its time over packet sockets: nobody waits for that.
+        drop(sender);
+        // Nobody listens when the future was dropped.
         let _ = done.send(ended);
     });
     if let Err(error) = thread {
