@@ -363,7 +363,15 @@ impl State {
         careful.chain(gentle).map(|meter| meter.rate.ready_at(now)).fold(now, Instant::max)
     }
 
+    /// Paths whose past does not matter any more need not be remembered.
+    fn forget_paths(&mut self, now: Instant) {
+        if self.gentle.len() > 4096 {
+            self.gentle.retain(|_, meter| meter.in_flight > 0 || !meter.rate.is_full(now));
+        }
+    }
+
     fn charge(&mut self, demand: &Demand, now: Instant) {
+        self.forget_paths(now);
         for limit in &demand.careful {
             if let Some(meter) = self.careful.get_mut(&limit.block) {
                 meter.rate.take(now);
@@ -394,10 +402,7 @@ impl State {
         if let Some(meter) = demand.gentle.and_then(|path| self.gentle.get_mut(&path)) {
             meter.in_flight = meter.in_flight.saturating_sub(probes);
         }
-        // Paths whose past does not matter any more need not be remembered.
-        if self.gentle.len() > 4096 {
-            self.gentle.retain(|_, meter| meter.in_flight > 0 || !meter.rate.is_full(now));
-        }
+        self.forget_paths(now);
     }
 }
 

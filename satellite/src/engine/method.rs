@@ -98,10 +98,20 @@ impl Method {
     }
 }
 
-/// Why this process may not send packets of its own, if so. It cannot come to have the right later.
-pub(super) fn why_not_raw() -> Option<&'static str> {
-    static WHY_NOT: OnceLock<Option<String>> = OnceLock::new();
-    WHY_NOT.get_or_init(|| portolan_packet::why_not().map(|error| error.to_string())).as_deref()
+/// Why this process may not send packets of its own, if so.
+pub(super) fn why_not_raw() -> Option<String> {
+    static ALLOWED: OnceLock<()> = OnceLock::new();
+    if ALLOWED.get().is_some() {
+        return None;
+    }
+    match portolan_packet::why_not() {
+        // A right that was there when the process began stays.
+        None => {
+            let _ = ALLOWED.set(());
+            None
+        }
+        Some(error) => Some(error.to_string()),
+    }
 }
 
 /// What this host lets a satellite do: its capabilities, as the server knows them.

@@ -203,7 +203,7 @@ pub async fn sweep(
     control: Control,
 ) -> SweepSummary {
     let why_not_raw = why_not_raw();
-    let choice = match request.method.choose(&request.ports, why_not_raw) {
+    let choice = match request.method.choose(&request.ports, why_not_raw.as_deref()) {
         Ok(choice) => choice,
         Err(error) => return SweepSummary::failed(error.to_string()),
     };
@@ -220,7 +220,7 @@ pub async fn sweep(
         if addresses > both::MAX_ADDRESSES {
             return SweepSummary::failed(format!(
                 "without CAP_NET_RAW ({}), TCP and UDP ports of more than {} addresses are two scans",
-                why_not_raw.unwrap_or_default(),
+                why_not_raw.as_deref().unwrap_or_default(),
                 both::MAX_ADDRESSES
             ));
         }
@@ -241,7 +241,7 @@ pub async fn sweep(
     if discover && !choice.raw && (request.discover == Discovery::On || request.method != Method::Connect) {
         notes.push(format!(
             "every address was probed: finding out who is there needs CAP_NET_RAW ({})",
-            why_not_raw.unwrap_or("the method connect does without")
+            why_not_raw.as_deref().unwrap_or("the method connect does without")
         ));
     }
     let by = choice.clone();

@@ -39,6 +39,8 @@ pub(super) struct Discovery {
     /// When the next round begins, or the last one ends.
     next_round: Option<Instant>,
     began: Option<Instant>,
+    round_began: Option<Instant>,
+    era: u8,
 }
 
 /// What to do next.
@@ -61,6 +63,8 @@ impl Discovery {
             ack: permitted.tcp.contains(ACK_PORT),
             next_round: None,
             began: None,
+            round_began: None,
+            era: 0,
         }
     }
 
@@ -69,8 +73,37 @@ impl Discovery {
         self.began.filter(|_| self.sent <= 3).map(|began| at.saturating_duration_since(began))
     }
 
-    /// What to do next, with so long between rounds and after the last. A ping counts as sent.
-    pub(super) fn step(&mut self, waits: [Duration; 2], now: Instant) -> Step {
+    /// The era in which the first ping left.
+    pub(super) fn era(&self) -> u8 {
+        self.era
+    }
+
+    /// Begins anew.
+    pub(super) fn restart(&mut self) {
+        *self = Self { sent: 0, next_round: None, began: None, round_began: None, ..*self };
+    }
+
+    /// The scope permits only these of [`ports`] any more.
+    pub(super) fn narrow(&mut self, permitted: &PortSpec) {
+        (self.syn, self.ack) = (permitted.tcp.contains(SYN_PORT), permitted.tcp.contains(ACK_PORT));
+    }
+
+    /// How many rounds were lost before the one that was answered at `at` (its number, where the answer tells), and
+    /// when the last of them had left, being `wait` apart.
+    pub(super) fn lost(&self, attempt: Option<u8>, wait: Duration, at: Instant) -> (u8, Option<Instant>) {
+        let round = self.sent.saturating_sub(1) / 3 + 1;
+        let Some(began) = self.round_began else { return (0, None) };
+        let answered = match attempt {
+            Some(attempt) => attempt.clamp(1, round),
+            // Soon after a round began, it is that one's answer.
+            None if at.saturating_duration_since(began) < wait / 2 => round,
+            None => 1,
+        };
+        (answered - 1, began.checked_sub(wait * u32::from(round - answered + 1)))
+    }
+
+    /// What to do next, with so long between rounds and after the last, in this era. A ping counts as sent.
+    pub(super) fn step(&mut self, waits: [Duration; 2], era: u8, now: Instant) -> Step {
         loop {
             if let Some(at) = self.next_round {
                 if at > now {
@@ -88,7 +121,12 @@ impl Discovery {
                 _ => self.ack.then_some(Ping::Ack(ACK_PORT)),
             };
             self.sent += 1;
-            self.began.get_or_insert(now);
+            if self.began.is_none() {
+                (self.began, self.era) = (Some(now), era);
+            }
+            if ping == Some(Ping::Echo) {
+                self.round_began = Some(now);
+            }
             if self.sent.is_multiple_of(3) {
                 self.next_round = Some(now + waits[usize::from(round == ROUNDS)]);
             }
@@ -118,7 +156,7 @@ mod tests {
         let mut now = start;
         let mut pings = Vec::new();
         loop {
-            match discovery.step(waits, now) {
+            match discovery.step(waits, 0, now) {
                 Step::Ping(ping, round) => pings.push((ping, round)),
                 Step::Wait(at) => now = at,
                 Step::Down => break,
@@ -134,9 +172,9 @@ mod tests {
         let ms = Duration::from_millis;
         let mut discovery = Discovery::new(&PortSpec::default());
         let now = Instant::now();
-        assert_eq!(discovery.step([ms(1), ms(1)], now), Step::Ping(Ping::Echo, 1));
-        assert_eq!(discovery.step([ms(1), ms(1)], now), Step::Wait(now + ms(1)));
+        assert_eq!(discovery.step([ms(1), ms(1)], 0, now), Step::Ping(Ping::Echo, 1));
+        assert_eq!(discovery.step([ms(1), ms(1)], 0, now), Step::Wait(now + ms(1)));
         discovery.unsent();
-        assert_eq!(discovery.step([ms(1), ms(1)], now), Step::Wait(now + ms(1)));
+        assert_eq!(discovery.step([ms(1), ms(1)], 0, now), Step::Wait(now + ms(1)));
     }
 }

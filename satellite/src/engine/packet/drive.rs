@@ -45,6 +45,7 @@ pub(in crate::engine) fn run(
     let mut batch = Vec::with_capacity(BATCH);
     let mut told = Instant::now();
     let mut shortage = Shortage::default();
+    let mut paused_since: Option<Instant> = None;
     loop {
         if control.cancel.is_cancelled() || events.is_closed() {
             return Outcome::Cancelled;
@@ -58,6 +59,16 @@ pub(in crate::engine) fn run(
         drop(current);
         scheduler.tick(now, Zoned::now);
         let paused = *control.pause.borrow();
+        match paused_since {
+            None if paused => paused_since = Some(now),
+            Some(since) if !paused => {
+                paused_since = None;
+                let time = now.saturating_duration_since(since);
+                scheduler.stood_still(time);
+                wires.stood_still(time);
+            }
+            _ => {}
+        }
         let next = if paused || shortage.until.is_some_and(|until| until > now) {
             // Answers still count, and what waits in vain is noticed; nothing leaves.
             scheduler.wake(now);
@@ -70,7 +81,11 @@ pub(in crate::engine) fn run(
             };
             if !batch.is_empty() {
                 match wires.send(scheduler, &batch) {
-                    Some(Trouble::Short(errno)) => {
+                    Some(Trouble::Short { errno, some_left }) => {
+                        scheduler.relieve();
+                        if some_left {
+                            shortage = Shortage::default();
+                        }
                         if let Some(why) = shortage.worse(errno, Instant::now()) {
                             return Outcome::Failed(why);
                         }

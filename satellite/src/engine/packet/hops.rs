@@ -42,6 +42,7 @@ struct Hop {
     mac: Option<[u8; 6]>,
     /// When it was asked first since it was last heard of, and how often.
     asked_first: Instant,
+    asked_last: Instant,
     asked: usize,
     heard: Instant,
     used: Instant,
@@ -79,6 +80,7 @@ impl Hops {
             source,
             mac: known(),
             asked_first: now,
+            asked_last: now,
             asked: 0,
             heard: now,
             used: now,
@@ -134,16 +136,33 @@ impl Hops {
             match ASKS.get(hop.asked) {
                 Some(after) if hop.asked_first + *after <= now => {
                     hop.asked += 1;
+                    hop.asked_last = now;
                     due.push(Due::Ask(*key, hop.source));
                 }
-                None if hop.asked_first + ASKS[ASKS.len() - 1] + PATIENCE <= now => due.push(Due::Lost(*key)),
+                None if hop.asked_last + PATIENCE <= now => due.push(Due::Lost(*key)),
                 _ => {}
             }
             true
         });
     }
 
-    /// How long until something may be due while hosts wait.
+    /// Nothing was sent for so long: whoever did not answer was not asked.
+    pub(super) fn shift(&mut self, time: Duration) {
+        for hop in self.hops.values_mut() {
+            hop.asked_first += time;
+            hop.asked_last += time;
+            hop.heard += time;
+        }
+    }
+
+    /// A request could not leave: it is due again.
+    pub(super) fn put_off(&mut self, key: HopKey) {
+        if let Some(hop) = self.hops.get_mut(&key) {
+            hop.asked = hop.asked.saturating_sub(1);
+        }
+    }
+
+    /// Whether hosts wait for a hop.
     pub(super) fn is_waiting(&self) -> bool {
         self.hops.values().any(|hop| !hop.waiting.is_empty())
     }

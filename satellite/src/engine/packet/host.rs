@@ -7,6 +7,7 @@ mod udp;
 
 use self::udp::UdpPorts;
 use super::discovery::{self, Discovery, Ping};
+use super::gauge::Gauge;
 use super::pace::{Bounds, HOST, Pace};
 use super::suspicion::Evidence;
 use super::track::{Track, Wait};
@@ -116,6 +117,7 @@ pub(super) struct Host {
     shortest: ShortestRtt,
     loss: Loss,
     pace: Pace,
+    gauge: Gauge,
     up: bool,
     reopened: u8,
     /// The error that pings met, if no answer.
@@ -152,6 +154,7 @@ impl Host {
             shortest: ShortestRtt::default(),
             loss: Loss::default(),
             pace: Pace::new(Bounds { max, min: HOST.min.min(max), ..HOST }, now),
+            gauge: Gauge::default(),
             up: false,
             reopened: 0,
             ping_error: None,
@@ -229,11 +232,19 @@ impl Host {
 
     fn next_ping(&mut self, path: &PathView, now: Instant) -> Step {
         let waits = self.waits(path);
-        let Phase::Discovering(discovery) = &mut self.phase else { return Step::Wait(now) };
-        match discovery.step(waits, now) {
-            discovery::Step::Ping(ping, attempt) => Step::Send(What::Ping { ping, attempt }),
-            discovery::Step::Wait(at) => Step::Wait(at),
-            discovery::Step::Down => Step::Down,
+        let era = path.era.wrapping_add(self.pace.era());
+        loop {
+            let Phase::Discovering(discovery) = &mut self.phase else { return Step::Wait(now) };
+            match discovery.step(waits, era, now) {
+                discovery::Step::Ping(ping, attempt) => return Step::Send(What::Ping { ping, attempt }),
+                discovery::Step::Wait(at) => return Step::Wait(at),
+                // The rate turned out to be too high meanwhile: that was no silence.
+                discovery::Step::Down if discovery.era() != era && self.reopened < MAX_REOPENED => {
+                    self.reopened += 1;
+                    discovery.restart();
+                }
+                discovery::Step::Down => return Step::Down,
+            }
         }
     }
 
@@ -241,6 +252,13 @@ impl Host {
         let era = path.era.wrapping_add(self.pace.era());
         let needed = self.probes_needed(path);
         let waits = self.waits(path);
+        let tcp_left = self.tcp.as_ref().is_some_and(|track| track.unsettled() > 0);
+        if tcp_left
+            && self.target.limits().careful.is_empty()
+            && let Some((ping, attempt)) = self.gauge.next(now)
+        {
+            return Step::Send(What::Ping { ping, attempt });
+        }
         let asked = self.tcp.as_mut().map(|track| (TrackId::Tcp, track, &*self.list.tcp));
         let canaries = self.canaries.as_mut().map(|(ports, track)| (TrackId::Canary, track, &**ports));
         for (id, track, ports) in asked.into_iter().chain(canaries) {
@@ -248,6 +266,7 @@ impl Host {
                 let wait = wait_for(track, cell, era, needed);
                 let attempt = track.sent(cell, era, wait, leaves);
                 let port = ports.get(cell as usize).copied().unwrap_or_default();
+                self.gauge.sent();
                 return Step::Send(What::Port { track: id, cell, port, attempt });
             }
         }
@@ -270,6 +289,8 @@ impl Host {
             What::Ping { .. } => {
                 if let Phase::Discovering(discovery) = &mut self.phase {
                     discovery.unsent();
+                } else {
+                    self.gauge.unsent();
                 }
             }
             What::Port { track: TrackId::Udp, cell, .. } => {
@@ -299,6 +320,11 @@ impl Host {
             if id == TrackId::Tcp {
                 change.settled += settled;
             }
+        }
+        while let Some(sent) = self.gauge.lost(waits[0], now) {
+            self.loss.count(true);
+            self.pace.lost(sent, now);
+            change.lost.push(sent);
         }
         if let Some(udp) = &mut self.udp {
             let out_of_time = self.manner.udp_budget.is_some_and(|budget| udp.began() + budget <= now);
@@ -366,6 +392,13 @@ impl Host {
         self.canaries = Some((canaries, track));
     }
 
+    /// The sweep stood still for so long: that is no time spent on UDP.
+    pub(super) fn stood_still(&mut self, time: Duration) {
+        if let Some(udp) = &mut self.udp {
+            udp.shift(time);
+        }
+    }
+
     /// What to say of a probe's port when nothing better comes.
     pub(super) fn suspect(&mut self, what: What, verdict: Verdict) {
         if let What::Port { track, cell, .. } = what
@@ -420,12 +453,14 @@ impl Host {
         self.loss.probes_needed().max(path.loss.probes_needed())
     }
 
-    /// How long probes are waited for: on a known round trip, the host's or its neighbours', once the retransmission
-    /// timeout, and twice for the last.
+    /// How long probes are waited for: on the host's known round trip once the retransmission timeout, and twice for the
+    /// last. A host that never answered gets the long waits.
     fn waits(&self, path: &PathView) -> [Duration; 2] {
-        match self.rtt.rto().or(path.rto) {
-            Some(rto) => [rto, rto * 2],
-            None => UNKNOWN,
+        match (self.rtt.rto(), path.rto) {
+            (Some(rto), _) => [rto, rto * 2],
+            // It may be slower than its neighbours.
+            (None, Some(rto)) => [rto.max(UNKNOWN[0]), (rto * 2).max(UNKNOWN[1])],
+            (None, None) => UNKNOWN,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod discovery;
 mod drive;
+mod gauge;
 mod hops;
 mod host;
 mod pace;

@@ -9,6 +9,11 @@
 
 use std::time::{Duration, Instant};
 
+/// How fast what nobody answers may be asked: faster only where answers show that it passes, …
+const MODEST: f64 = 50_000.0;
+/// … which have come within this time.
+const FRESH: Duration = Duration::from_millis(400);
+
 /// How long doubling takes while nothing is lost.
 const DOUBLING: Duration = Duration::from_millis(10);
 
@@ -91,6 +96,8 @@ pub(super) struct Pace {
     answers: u32,
     answers_before: u32,
     plateau: u32,
+    /// When something was last answered, to the nearest step.
+    heard: Option<Instant>,
     /// The shortest that an answer since then stood in a queue, and how many say so.
     queued: Duration,
     queued_of: u32,
@@ -121,6 +128,7 @@ impl Pace {
             answers: 0,
             answers_before: 0,
             plateau: 0,
+            heard: None,
             queued: Duration::MAX,
             queued_of: 0,
             relieved_until: now,
@@ -212,6 +220,12 @@ impl Pace {
         }
     }
 
+    /// This host has no room for as much.
+    pub(super) fn relieve(&mut self) {
+        self.rate = (self.rate * RELIEF).max(self.bounds.min);
+        self.doubling = false;
+    }
+
     fn refill(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.refilled);
         if passed.is_zero() {
@@ -227,6 +241,9 @@ impl Pace {
         self.stepped = now;
         let (answers, before) = (std::mem::take(&mut self.answers), self.answers_before);
         self.answers_before = answers;
+        if answers > 0 {
+            self.heard = Some(now);
+        }
         let (queued, of) =
             (std::mem::replace(&mut self.queued, Duration::MAX), std::mem::take(&mut self.queued_of));
         if of >= MIN_QUEUED && queued > QUEUED {
@@ -243,6 +260,10 @@ impl Pace {
         if !std::mem::take(&mut self.limiting) {
             // Something else held it back: this rate was not tried.
             self.plateau = 0;
+            return;
+        }
+        let unheard = self.heard.is_none_or(|heard| now.saturating_duration_since(heard) > FRESH);
+        if unheard && self.rate >= MODEST {
             return;
         }
         if !self.doubling {
@@ -289,8 +310,12 @@ mod tests {
         let mut pace = Pace::new(HOST, start);
         let first = run(&mut pace, start, 10, |_, _, _| ());
         assert!((200..=320).contains(&first), "{first} in the first 10 ms");
+        // Without any answer it stays modest.
         run(&mut pace, start + 10 * MS, 90, |_, _, _| ());
-        let later = run(&mut pace, start + 100 * MS, 1, |_, _, _| ());
+        let later = run(&mut pace, start + 100 * MS, 100, |_, _, _| ());
+        assert!((4000..=8000).contains(&later), "{later} in 100 ms");
+        run(&mut pace, start + 200 * MS, 100, |pace, _, _| pace.answered(None));
+        let later = run(&mut pace, start + 300 * MS, 1, |_, _, _| ());
         assert!(later >= 1000, "{later} in a millisecond");
     }
 

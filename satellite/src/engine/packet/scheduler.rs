@@ -138,6 +138,8 @@ pub(in crate::engine) struct Scheduler {
     room: usize,
     lease: PacketLease,
     rate: Option<TokenBucket>,
+    /// All paths together: they share this host's link, and most often more.
+    trunk: Pace,
     ledger: Ledger,
     finished: VecDeque<HostObservation>,
     progress: Progress,
@@ -145,6 +147,8 @@ pub(in crate::engine) struct Scheduler {
     wall: Wall,
     /// The earliest end of the hours of any active host.
     hours_end: Option<Timestamp>,
+    /// How many hosts are held.
+    held: usize,
 }
 
 impl Scheduler {
@@ -190,12 +194,14 @@ impl Scheduler {
             room: MAX_CELLS,
             lease,
             rate: plan.max_rate.map(TokenBucket::new),
+            trunk: Pace::new(PATH, now),
             ledger,
             finished: VecDeque::new(),
             progress,
             hosts_up: 0,
             wall: Wall::new(now, wall),
             hours_end: None,
+            held: 0,
         }
     }
 
@@ -221,9 +227,14 @@ impl Scheduler {
         let available = match self.available(now) {
             Ok(available) => available as usize,
             Err(_) if !self.unrouted.is_empty() => return Next::At(now),
-            Err(at) => return Next::At(at.min(self.next_wake(now))),
+            // Lanes whose time has come wait for the rate too.
+            Err(at) => return Next::At(at.min(self.next_timer(now))),
         };
-        let most = most.min(available);
+        let passes = self.trunk.allowance(now) as usize;
+        if passes == 0 {
+            return Next::At(self.trunk.ready_at(now).min(self.next_timer(now)));
+        }
+        let most = most.min(available).min(passes);
         while out.len() < most {
             let Some(lane) = self.lanes.next(now) else { break };
             self.turn(lane, now, spacing, most, out);
@@ -231,6 +242,7 @@ impl Scheduler {
         // At most the batch's size.
         let sent = out.len() as u32;
         self.lease.take(sent, now);
+        self.trunk.take(sent);
         if let Some(rate) = &mut self.rate {
             rate.take_many(sent, now);
         }
@@ -263,7 +275,7 @@ impl Scheduler {
             self.lanes.park(key, at);
             return;
         }
-        let view = view(lane);
+        let view = view(lane, self.trunk.era());
         let free = lane.demand().is_empty();
         let turn = (allowance.min(TURN) as usize).min(most - out.len());
         for _ in 0..turn {
@@ -282,6 +294,9 @@ impl Scheduler {
                 }
             }
             active.queued = false;
+            if active.held.is_some_and(|held| held.pauses()) {
+                continue;
+            }
             let leaves = now + spacing * out.len() as u32;
             match active.host.next(&view, now, leaves) {
                 Step::Send(what) => {
@@ -324,6 +339,52 @@ impl Scheduler {
         self.queue(probe.host);
     }
 
+    /// The sweep stood still for so long, since an operator wanted it to: that is nobody's silence.
+    pub(in crate::engine) fn stood_still(&mut self, time: Duration) {
+        self.shift_holds(time);
+        let keys: Vec<usize> = self.hosts.keys().collect();
+        for key in keys {
+            if let Some(active) = self.hosts.get_mut(key) {
+                active.host.stood_still(time);
+            }
+        }
+    }
+
+    /// This host was short of room for packets.
+    pub(in crate::engine) fn relieve(&mut self) {
+        self.trunk.relieve();
+    }
+
+    /// Whether a neighbour may be asked for now; the request then counts as a packet sent.
+    pub(in crate::engine) fn may_ask(&mut self, address: IpAddr, now: Instant) -> bool {
+        if self.available(now).is_err() {
+            return false;
+        }
+        let host = self.by_address.get(&address).and_then(|key| self.hosts.get(*key));
+        if let Some(lane) = host.and_then(|active| self.lanes.get(active.lane)) {
+            if self.lease.ready_at(lane.demand(), now) > now {
+                return false;
+            }
+            self.lease.charge(lane.demand(), false, now);
+        }
+        self.lease.take(1, now);
+        if let Some(rate) = &mut self.rate {
+            rate.take_many(1, now);
+        }
+        self.progress.probes_sent += 1;
+        true
+    }
+
+    /// A probe has left this host.
+    pub(in crate::engine) fn left(&mut self, probe: Probe) {
+        if self.held > 0
+            && let Some(held) = self.hosts.get_mut(probe.host).map(|active| &mut active.held)
+            && held.take().is_some()
+        {
+            self.held -= 1;
+        }
+    }
+
     /// This host's own firewall forbids a probe, which counts as sent: what to say of its port if nothing better comes.
     pub(in crate::engine) fn forbidden(&mut self, probe: Probe) {
         if let Some(active) = self.hosts.get_mut(probe.host) {
@@ -347,7 +408,7 @@ impl Scheduler {
         let Some(key) = self.by_address.get(&address).copied() else { return };
         let Some(active) = self.hosts.get_mut(key) else { return };
         let lane = self.lanes.get(active.lane);
-        let view = lane.map_or(NO_PATH, view);
+        let view = lane.map_or(NO_PATH, |lane| view(lane, self.trunk.era()));
         let change = active.host.answered(answer, ttl, &view, at);
         self.apply(key, change, at);
         self.settle_down(key, at);
@@ -355,6 +416,12 @@ impl Scheduler {
 
     /// When something is due.
     fn next_wake(&mut self, now: Instant) -> Instant {
+        let at = self.next_timer(now);
+        self.lanes.next_wake().map_or(at, |parked| parked.min(at))
+    }
+
+    /// When a host is to be looked at.
+    fn next_timer(&mut self, now: Instant) -> Instant {
         let mut at = now + CLOCK_AGE;
         while let Some(Reverse((due, key, serial))) = self.timers.peek().copied() {
             if self.hosts.get(key).is_some_and(|host| host.serial == serial && host.wake == Some(due)) {
@@ -363,7 +430,7 @@ impl Scheduler {
             }
             self.timers.pop();
         }
-        self.lanes.next_wake().map_or(at, |parked| parked.min(at))
+        at
     }
 
     /// Looks at the hosts whose time has come.
@@ -386,7 +453,7 @@ impl Scheduler {
             return;
         }
         let Some(active) = self.hosts.get_mut(key) else { return };
-        let view = self.lanes.get(active.lane).map_or(NO_PATH, view);
+        let view = self.lanes.get(active.lane).map_or(NO_PATH, |lane| view(lane, self.trunk.era()));
         let change = active.host.expire(&view, now);
         self.apply(key, change, now);
         self.queue(key);
@@ -412,7 +479,18 @@ impl Scheduler {
                 lane.control.rtt.sample(rtt);
             }
             lane.control.pace.answered(arrived.queued);
-            arrived.lost.each(|sent| lane.control.pace.lost(sent, now));
+            self.trunk.answered(arrived.queued);
+            arrived.lost.each(|sent| {
+                lane.control.pace.lost(sent, now);
+                self.trunk.lost(sent, now);
+            });
+        }
+        for sent in change.lost {
+            if let Some(lane) = self.lanes.get_mut(active.lane) {
+                lane.loss.count(true);
+                lane.control.pace.lost(sent, now);
+            }
+            self.trunk.lost(sent, now);
         }
         self.reconcile(key, now);
     }
@@ -470,6 +548,7 @@ const FIRST_LOOK: Duration = Duration::from_millis(100);
 
 const NO_PATH: PathView = PathView { loss: crate::engine::schedule::Loss::NONE, rto: None, era: 0 };
 
-fn view(lane: &Lane<PathPace>) -> PathView {
-    PathView { loss: lane.loss, rto: lane.control.rtt.rto(), era: lane.control.pace.era() }
+fn view(lane: &Lane<PathPace>, trunk_era: u8) -> PathView {
+    let era = lane.control.pace.era().wrapping_add(trunk_era);
+    PathView { loss: lane.loss, rto: lane.control.rtt.rto(), era }
 }

@@ -109,7 +109,9 @@ impl Evidence {
     }
 
     fn odd_handshakes(&self) -> Option<Suspicion> {
-        if self.opens == 0 || !self.is_odd() {
+        let no_options_only = self.zero_windows + self.small_windows == 0;
+        // A small stack may go without options, and whoever resets some ports does not answer for everything.
+        if self.opens == 0 || !self.is_odd() || self.resets > 0 && no_options_only {
             return None;
         }
         let kind =
@@ -124,10 +126,12 @@ impl Evidence {
         if strange == 0 {
             return None;
         }
-        let confidence = if strange >= MANY_RESETS && self.ttl.is_some() { 80 } else { 50 };
+        // Where only the open ports are forwarded to another machine it looks the same.
+        let confidence = if strange >= MANY_RESETS && self.ttl.is_some() { 50 } else { 30 };
         let own = self.ttl.or(self.first_reset_ttl).unwrap_or_default();
         let evidence = format!(
-            "{strange} of {} resets came with a time to live of {}, other answers with {own}: a device on the way",
+            "{strange} of {} resets came with a time to live of {}, other answers with {own}: a device on the way \
+             resets, or forwards the open ports",
             self.resets, self.strange_ttl
         );
         Some(Suspicion { kind: SuspectKind::RstInjection, confidence, evidence })
@@ -203,10 +207,10 @@ mod tests {
         seen.open(63, 64_240, true, false);
         (0..3).for_each(|_| seen.reset(64));
         let found = seen.verdict().unwrap();
-        assert_eq!((found.kind, found.confidence), (SuspectKind::RstInjection, 80));
+        assert_eq!((found.kind, found.confidence), (SuspectKind::RstInjection, 50));
         let mut seen = Evidence::default();
         seen.reset(63);
         seen.reset(64);
-        assert_eq!(seen.verdict().map(|s| s.confidence), Some(50));
+        assert_eq!(seen.verdict().map(|s| s.confidence), Some(30));
     }
 }

@@ -16,12 +16,10 @@ pub(super) struct Cell {
     pub(super) silent: u8,
     /// The era of the last probe.
     pub(super) era: u8,
-    /// When that was sent, in units of [`TICK`] since the track began, wrapping after 71 minutes: much longer than
+    /// When that was sent, in microseconds since the track began, wrapping after 71 minutes: much longer than
     /// anything is waited for.
     sent: u32,
 }
-
-const TICK: Duration = Duration::from_micros(1);
 
 impl Cell {
     const SETTLED: u8 = 0x80;
@@ -172,7 +170,8 @@ impl Track {
     pub(super) fn sent(&mut self, cell: u32, era: u8, wait: Wait, now: Instant) -> u8 {
         let tick = self.tick(now);
         let Some(state) = self.cells.get_mut(cell as usize) else { return 1 };
-        state.tries = state.tries.wrapping_add(1);
+        // 0 stands for a port that was never probed; what counts is its lowest four bits.
+        state.tries = state.tries.checked_add(1).unwrap_or(16);
         if state.era != era {
             // Earlier silence may be the fault of the rate.
             (state.silent, state.era) = (0, era);
@@ -200,11 +199,14 @@ impl Track {
         self.put_back(cell);
     }
 
-    /// When the last probe of a port left.
+    /// When the last probe of a port left: the same whenever it is asked.
     pub(super) fn sent_at(&self, cell: Cell, now: Instant) -> Instant {
-        let ago = self.tick(now).wrapping_sub(cell.sent);
-        // A stamp of the same tick, or just after it.
-        if ago > u32::MAX / 2 { now } else { now - TICK * ago }
+        let micros = now.saturating_duration_since(self.began).as_micros();
+        // Wraps on purpose, and so do the stamps.
+        let ahead = cell.sent.wrapping_sub(micros as u32) as i32;
+        // A probe leaves a little after it was stamped; days are far from overflow.
+        let micros = (micros as i64 + i64::from(ahead)).max(0) as u64;
+        self.began + Duration::from_micros(micros)
     }
 
     /// The first port whose wait is over, the waits being so long; it waits no more.
@@ -242,6 +244,17 @@ impl Track {
             Some(state) if !state.is_settled() => {
                 state.mark = Cell::SETTLED | (verdict as u8 + 1);
                 self.unsettled -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// An answer that came late: silence was not the last word after all. `false` when something else was.
+    pub(super) fn overturn(&mut self, cell: u32, verdict: Verdict) -> bool {
+        match self.cells.get_mut(cell as usize) {
+            Some(state) if state.settled() == Some(Verdict::NoResponse) => {
+                state.mark = Cell::SETTLED | (verdict as u8 + 1);
                 true
             }
             _ => false,
@@ -301,6 +314,6 @@ impl Track {
 
     fn tick(&self, now: Instant) -> u32 {
         // Wraps on purpose.
-        (now.saturating_duration_since(self.began).as_micros() / TICK.as_micros()) as u32
+        now.saturating_duration_since(self.began).as_micros() as u32
     }
 }

@@ -70,7 +70,12 @@ pub(in crate::engine) struct Wires {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
     /// This host is short of something for all packets.
-    Short(Errno),
+    Short {
+        /// Which error said so.
+        errno: Errno,
+        /// Whether some packets left all the same.
+        some_left: bool,
+    },
 }
 
 impl Wires {
@@ -112,7 +117,8 @@ impl Wires {
 
     /// Sends probes. What this host is short of, if it is.
     pub(super) fn send(&mut self, scheduler: &mut Scheduler, probes: &[Probe]) -> Option<Trouble> {
-        let mut trouble = None;
+        let mut short = None;
+        let mut some_left = false;
         let began = Instant::now();
         for probe in probes.iter().copied() {
             let Some(target) = scheduler.target(probe.host) else { continue };
@@ -121,7 +127,10 @@ impl Wires {
                 let Some(udp) = &mut self.udp else { continue };
                 if let Err(error) = udp.send(target, port, attempt, self.same_flow) {
                     let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-                    trouble = fail(scheduler, probe, errno, Instant::now()).or(trouble);
+                    short = fail(scheduler, probe, errno, Instant::now()).or(short);
+                } else {
+                    some_left = true;
+                    scheduler.left(probe);
                 }
                 continue;
             }
@@ -142,21 +151,30 @@ impl Wires {
             self.spacing = (self.spacing * 7 + each) / 8;
             // The last ones first: a port's latest probe is the one that is taken back.
             self.failed.sort_unstable_by_key(|(place, _)| std::cmp::Reverse(*place));
+            some_left |= self.failed.len() < self.queued.len();
             for (place, errno) in self.failed.drain(..) {
-                let Some(probe) = self.queued.get(place).copied() else { continue };
+                if place >= self.queued.len() {
+                    continue;
+                }
+                let probe = self.queued.swap_remove(place);
                 if !matches!(errno, Errno::EPERM | Errno::ENOBUFS | Errno::EAGAIN | Errno::ENOMEM) {
                     raw.lose(probe.host);
                 }
-                trouble = fail(scheduler, probe, errno, now).or(trouble);
+                short = fail(scheduler, probe, errno, now).or(short);
             }
-            self.queued.clear();
+            for probe in self.queued.drain(..) {
+                scheduler.left(probe);
+            }
         }
-        trouble
+        short.map(|errno| Trouble::Short { errno, some_left })
     }
 
     /// Takes everything that has come; whether that was anything.
     pub(super) fn receive(&mut self, scheduler: &mut Scheduler) -> bool {
         let mut some = false;
+        if let Some(raw) = &mut self.raw {
+            raw.hear_neighbours(scheduler);
+        }
         let Self { raw, udp, answers, same_flow, .. } = self;
         if let Some(Raw { key, block, receiver, own, .. }) = raw {
             receiver.drain(|bytes, at| {
@@ -194,6 +212,13 @@ impl Wires {
         }
     }
 
+    /// The sweep stood still for so long.
+    pub(super) fn stood_still(&mut self, time: Duration) {
+        if let Some(raw) = &mut self.raw {
+            raw.hops.shift(time);
+        }
+    }
+
     /// Whether something is to be looked at soon although nothing comes.
     pub(super) fn is_looking(&self) -> bool {
         self.raw.as_ref().is_some_and(|raw| raw.hops.is_waiting())
@@ -206,7 +231,7 @@ impl Wires {
 }
 
 /// What a probe that did not leave means.
-fn fail(scheduler: &mut Scheduler, probe: Probe, errno: Errno, now: Instant) -> Option<Trouble> {
+fn fail(scheduler: &mut Scheduler, probe: Probe, errno: Errno, now: Instant) -> Option<Errno> {
     match errno {
         // It counts as sent: it was this host's own firewall that swallowed it.
         Errno::EPERM => scheduler.forbidden(probe),
@@ -217,7 +242,7 @@ fn fail(scheduler: &mut Scheduler, probe: Probe, errno: Errno, now: Instant) -> 
         }
         Errno::ENOBUFS | Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE => {
             scheduler.unsent(probe, now);
-            return Some(Trouble::Short(errno));
+            return Some(errno);
         }
         errno => {
             scheduler.unsent(probe, now);
@@ -310,7 +335,8 @@ impl Raw {
         }
     }
 
-    fn keep_hops(&mut self, scheduler: &mut Scheduler, now: Instant) {
+    fn hear_neighbours(&mut self, scheduler: &mut Scheduler) {
+        let now = Instant::now();
         let Self { solicitor, hops, .. } = self;
         solicitor.drain(|interface, address, mac| {
             for (host, waiting) in hops.answered(HopKey { interface, address }, mac, now) {
@@ -319,6 +345,9 @@ impl Raw {
                 }
             }
         });
+    }
+
+    fn keep_hops(&mut self, scheduler: &mut Scheduler, now: Instant) {
         if self.looked.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK) {
             return;
         }
@@ -328,6 +357,7 @@ impl Raw {
         hops.due(|key| users.contains_key(&key), now, &mut due);
         for due in due {
             match due {
+                Due::Ask(key, _) if !scheduler.may_ask(key.address, now) => self.hops.put_off(key),
                 Due::Ask(key, source) => {
                     if let Err(error) = self.solicitor.ask(key.interface, source, key.address) {
                         self.give_up_asking(scheduler, key, &error, now);
@@ -422,7 +452,8 @@ fn take(scheduler: &mut Scheduler, reply: Reply, own: &HashSet<IpAddr>, same_flo
             let attempt = attempt_of(from, port, source_port_index, same_flow);
             scheduler.answered(from, Answer::Reset { port, attempt }, ttl, at);
         }
-        Seen::AckReset { .. } | Seen::EchoReply => scheduler.answered(from, Answer::Ping, ttl, at),
+        Seen::AckReset { .. } => scheduler.answered(from, Answer::Ping { echo: false }, ttl, at),
+        Seen::EchoReply => scheduler.answered(from, Answer::Ping { echo: true }, ttl, at),
         Seen::Error { destination, probe, kind, code } => {
             let verdict = match destination {
                 IpAddr::V4(_) => Verdict::of_icmp4(kind, code),

@@ -16,8 +16,8 @@ pub(in crate::engine::packet) enum Answer {
     Reset { port: u16, attempt: Option<u8> },
     /// A datagram from the port.
     Datagram { port: u16 },
-    /// The host itself answered a ping.
-    Ping,
+    /// The host itself answered a ping; whether an echo request.
+    Ping { echo: bool },
     /// An ICMP error about a probe of a port.
     Error { protocol: Protocol, port: u16, verdict: Verdict, offender: Offender },
     /// An ICMP error about a ping.
@@ -25,7 +25,7 @@ pub(in crate::engine::packet) enum Answer {
 }
 
 /// What an event changed beyond the host itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::engine::packet) struct Change {
     /// How many ports were settled.
     pub(in crate::engine::packet) settled: u32,
@@ -33,6 +33,8 @@ pub(in crate::engine::packet) struct Change {
     pub(in crate::engine::packet) open: u32,
     /// A probe was answered: for the path's loss and rate.
     pub(in crate::engine::packet) arrived: Option<Arrived>,
+    /// When probes had left that must have been lost, though nothing arrived.
+    pub(in crate::engine::packet) lost: Vec<Instant>,
 }
 
 /// What an answer says about the path.
@@ -73,9 +75,17 @@ impl Host {
                 change
             }
             Answer::Datagram { port } => self.datagram(port, at),
-            Answer::Ping => {
+            Answer::Ping { echo } => {
                 self.evidence.own(ttl);
-                self.found_up(at)
+                if matches!(self.phase, Phase::Discovering(_)) {
+                    if echo {
+                        self.gauge.answered_echo(at);
+                    }
+                    return self.found_up(None, path, at);
+                }
+                self.up = true;
+                let rtt = if echo { self.gauge.answered_echo(at) } else { None };
+                self.gauge_arrived(rtt, at)
             }
             Answer::Error { protocol, port, verdict, offender } => {
                 if matches!(self.phase, Phase::Discovering(_)) {
@@ -94,7 +104,7 @@ impl Host {
             }
             Answer::PingError { verdict, offender } => {
                 if offender == Offender::Target {
-                    return self.found_up(at);
+                    return self.found_up(None, path, at);
                 }
                 self.ping_error = Some(verdict);
                 Change::default()
@@ -103,15 +113,21 @@ impl Host {
     }
 
     /// A ping was answered.
-    fn found_up(&mut self, at: Instant) -> Change {
+    fn found_up(&mut self, attempt: Option<u8>, path: &PathView, at: Instant) -> Change {
         self.up = true;
         let Phase::Discovering(discovery) = self.phase else { return Change::default() };
         self.phase = Phase::Ready;
         let rtt = discovery.round_trip(at);
+        let [wait, _] = self.waits(path);
+        let (count, last) = discovery.lost(attempt, wait, at);
+        let lost = Lost { count, last, apart: wait };
+        self.loss.count(count > 0);
+        self.pace.answered(None);
+        lost.each(|sent| self.pace.lost(sent, at));
         if let Some(rtt) = rtt {
             self.rtt.sample(rtt);
         }
-        Change { arrived: Some(Arrived { rtt, queued: None, lost: Lost::NONE }), ..Change::default() }
+        Change { arrived: Some(Arrived { rtt, queued: None, lost }), ..Change::default() }
     }
 
     fn is_canary(&self, port: u16) -> bool {
@@ -127,7 +143,7 @@ impl Host {
         at: Instant,
     ) -> Change {
         if matches!(self.phase, Phase::Discovering(_)) {
-            return self.found_up(at);
+            return self.found_up(attempt, path, at);
         }
         let [wait, _] = self.waits(path);
         let (id, cell) = match self.list.tcp.binary_search(&port) {
@@ -141,9 +157,13 @@ impl Host {
             }
         };
         let Some(track) = self.track(id) else { return Change::default() };
-        let Some(state) = track.get(cell).filter(|cell| !cell.is_settled()) else { return Change::default() };
+        let Some(state) = track.get(cell) else { return Change::default() };
+        if state.is_settled() {
+            return self.overturned(id, cell, port, verdict, at);
+        }
         let sent = track.sent_at(state, at);
         track.settle(cell, verdict);
+        self.gauge.heard_port(port);
         self.up = true;
         let Reading { rtt, lost } = read(state, attempt, sent, wait, at);
         let queued = rtt.map(|rtt| {
@@ -162,7 +182,36 @@ impl Host {
             let micros = rtt.map_or(0, |rtt| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).max(1));
             self.round_trips.push((Protocol::Tcp, port, micros));
         }
-        Change { settled: 1, open: open.into(), arrived }
+        Change { settled: 1, open: open.into(), arrived, ..Change::default() }
+    }
+
+    /// A port that has its last word answered once more: perhaps a gauge.
+    fn gauged(&mut self, port: u16, at: Instant) -> Change {
+        let rtt = self.gauge.answered_port(port, at);
+        self.gauge_arrived(rtt, at)
+    }
+
+    fn gauge_arrived(&mut self, rtt: Option<Duration>, at: Instant) -> Change {
+        let Some(rtt) = rtt else { return Change::default() };
+        self.rtt.sample(rtt);
+        let queued = Some(self.shortest.excess(rtt, at));
+        self.loss.count(false);
+        self.pace.answered(queued);
+        Change { arrived: Some(Arrived { rtt: Some(rtt), queued, lost: Lost::NONE }), ..Change::default() }
+    }
+
+    /// An answer to a port that has its last word: if that was silence, the answer came late, and it stands.
+    fn overturned(&mut self, id: TrackId, cell: u32, port: u16, verdict: Verdict, at: Instant) -> Change {
+        let overturned = self.track(id).is_some_and(|track| track.overturn(cell, verdict));
+        if !overturned {
+            return self.gauged(port, at);
+        }
+        self.up = true;
+        if id == TrackId::Canary || verdict != Verdict::Open {
+            return Change::default();
+        }
+        self.round_trips.push((Protocol::Tcp, port, 0));
+        Change { open: 1, ..Change::default() }
     }
 
     /// An ICMP error decides its own port and no other: firewalls reject by port.

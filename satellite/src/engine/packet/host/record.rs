@@ -16,7 +16,18 @@ impl Host {
     pub(in crate::engine::packet) fn narrow(&mut self, target: PermittedTarget) -> u32 {
         let permitted = target.ports().clone();
         self.target = target;
+        // Nobody asked for these: whether the scope still permits them is not worth asking.
+        if let Some((_, track)) = &mut self.canaries {
+            track.settle_rest(|_| Verdict::NoResponse);
+        }
         self.withdraw(&permitted)
+    }
+
+    /// The scope permits only these of the ports that pings use.
+    pub(in crate::engine::packet) fn narrow_pings(&mut self, permitted: &PortSpec) {
+        if let Phase::Discovering(discovery) = &mut self.phase {
+            discovery.narrow(permitted);
+        }
     }
 
     /// The scope changed and permits nothing of this host any more. How many ports are refused by that.

@@ -1,7 +1,7 @@
 //! The UDP ports of a host: what silence is worth depends on how the host treats its ICMP errors.
 
 use super::{Change, Host, Phase, conclude, wait_for};
-use crate::engine::packet::track::Track;
+use crate::engine::packet::track::{Cell, Track};
 use crate::engine::udp::Pacing;
 use crate::engine::verdict::{Offender, Verdict};
 use portolan_common::observation::Protocol;
@@ -30,6 +30,11 @@ impl UdpPorts {
         self.began
     }
 
+    /// So long was nothing sent.
+    pub(super) fn shift(&mut self, time: Duration) {
+        self.began += time;
+    }
+
     /// The port to probe now and the number of the probe, or when to look again.
     pub(super) fn next(&mut self, needed: u8, now: Instant, leaves: Instant) -> Result<(u32, u8), Instant> {
         let far = now + Duration::from_secs(3600);
@@ -43,7 +48,9 @@ impl UdpPorts {
         let cell = self.track.next().ok_or(far)?;
         let wait = wait_for(&self.track, cell, ERA, needed);
         let attempt = self.track.sent(cell, ERA, wait, leaves);
-        self.pacing.sent(leaves);
+        // The very time that an answer will be held against.
+        let sent = self.track.get(cell).map_or(leaves, |state| self.track.sent_at(state, leaves));
+        self.pacing.sent(sent);
         Ok((cell, attempt))
     }
 
@@ -87,9 +94,9 @@ impl Host {
     /// A datagram came from a port.
     pub(super) fn datagram(&mut self, port: u16, at: Instant) -> Change {
         let Some((udp, cell)) = self.udp_cell(port) else { return Change::default() };
-        let Some(state) = udp.track.get(cell).filter(|state| !state.is_settled()) else {
-            return Change::default();
-        };
+        // What was never asked is no answer.
+        let asked = |state: &Cell| !state.is_settled() && state.tries > 0;
+        let Some(state) = udp.track.get(cell).filter(asked) else { return Change::default() };
         let sent = udp.track.sent_at(state, at);
         udp.pacing.answered(sent);
         let rtt = (state.tries == 1).then(|| at.saturating_duration_since(sent));
@@ -97,7 +104,7 @@ impl Host {
         self.up = true;
         let micros = rtt.map_or(0, |rtt| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).max(1));
         self.round_trips.push((Protocol::Udp, port, micros));
-        Change { settled: 1, open: 1, arrived: None }
+        Change { settled: 1, open: 1, ..Change::default() }
     }
 
     /// An ICMP error about a datagram.
@@ -109,6 +116,9 @@ impl Host {
         at: Instant,
     ) -> Change {
         let Some((udp, cell)) = self.udp_cell(port) else { return Change::default() };
+        if udp.track.get(cell).is_none_or(|state| state.tries == 0) {
+            return Change::default();
+        }
         if verdict == Verdict::PortUnreach && offender == Offender::Target {
             let sent = udp.track.get(cell).map_or(at, |state| udp.track.sent_at(state, at));
             udp.pacing.unreachable(sent, at);

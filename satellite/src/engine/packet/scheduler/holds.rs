@@ -1,7 +1,7 @@
 //! Hosts that there is no way to at the moment. It is looked again, ever less often, and what lasts is believed; none of
 //! it counts as a probe.
 
-use super::Scheduler;
+use super::{Active, Scheduler};
 use crate::engine::verdict::Verdict;
 use std::time::{Duration, Instant};
 
@@ -18,20 +18,33 @@ const NO_WAY_FOR: Duration = Duration::from_secs(3);
 pub(super) struct Held {
     since: Instant,
     pause: Duration,
+    /// Whether nothing is tried at the moment.
+    pauses: bool,
+}
+
+impl Held {
+    pub(super) fn pauses(&self) -> bool {
+        self.pauses
+    }
+
+    /// There seems to be a way again.
+    pub(super) fn tries_again(&mut self) {
+        self.pauses = false;
+    }
 }
 
 impl Scheduler {
     /// There is no way to a host: it is looked again in a while, or believed.
     pub(in crate::engine) fn no_way(&mut self, key: usize, verdict: Verdict, now: Instant) {
         let Some(active) = self.hosts.get_mut(key) else { return };
-        let held = active.held.get_or_insert(Held { since: now, pause: FIRST_PAUSE });
+        self.held += usize::from(active.held.is_none());
+        let held = active.held.get_or_insert(Held { since: now, pause: FIRST_PAUSE, pauses: true });
+        held.pauses = true;
         if now.saturating_duration_since(held.since) >= NO_WAY_FOR {
             return self.no_neighbour(key, verdict, now);
         }
         let at = now + held.pause;
         held.pause = (held.pause * 2).min(MAX_PAUSE);
-        // It sends nothing meanwhile.
-        active.queued = false;
         self.set_timer(key, at);
     }
 
@@ -43,9 +56,20 @@ impl Scheduler {
         self.finish(key, now);
     }
 
+    /// The sweep stood still for so long: that says nothing about the way.
+    pub(super) fn shift_holds(&mut self, time: Duration) {
+        let keys: Vec<usize> = self.hosts.keys().collect();
+        for key in keys {
+            if let Some(held) = self.hosts.get_mut(key).and_then(|active| active.held.as_mut()) {
+                held.since += time;
+            }
+        }
+    }
+
     /// Whether a host is held: then its way is looked for again.
     pub(super) fn retry(&mut self, key: usize) -> bool {
-        let Some(active) = self.hosts.get(key).filter(|active| active.held.is_some()) else { return false };
+        let held = |active: &&Active| active.held.is_some_and(|held| held.pauses);
+        let Some(active) = self.hosts.get(key).filter(held) else { return false };
         self.unrouted.push_back((key, active.serial));
         true
     }

@@ -70,7 +70,10 @@ impl Scheduler {
     pub(in crate::engine) fn routed(&mut self, key: usize, answered: bool, now: Instant) {
         let wall = self.wall.at(now);
         let Some(active) = self.hosts.get_mut(key) else { return };
-        active.held = None;
+        // Only a probe that leaves ends it for good.
+        if let Some(held) = &mut active.held {
+            held.tries_again();
+        }
         let permit = self.guard.permit(active.host.target().address(), &discovery::ports(), &wall);
         let pings = permit.target.map(|target| target.ports().clone()).unwrap_or_default();
         active.host.routed(answered, &pings);
@@ -117,7 +120,7 @@ impl Scheduler {
         let Some(active) = self.hosts.get_mut(key) else { return };
         let lane = active.lane;
         if !active.queued
-            && active.held.is_none()
+            && !active.held.is_some_and(|held| held.pauses())
             && matches!(active.host.phase, Phase::Sweeping | Phase::Discovering(_))
             && let Some(state) = self.lanes.get_mut(lane)
         {
@@ -131,7 +134,7 @@ impl Scheduler {
     pub(super) fn finish(&mut self, key: usize, now: Instant) {
         let Some(active) = self.hosts.get_mut(key) else { return };
         if !matches!(active.host.phase, Phase::Done) {
-            let view = self.lanes.get(active.lane).map_or(NO_PATH, view);
+            let view = self.lanes.get(active.lane).map_or(NO_PATH, |lane| view(lane, self.trunk.era()));
             match active.host.review(&view) {
                 Review::Finished => {}
                 Review::Unfinished => return,
@@ -149,6 +152,7 @@ impl Scheduler {
         }
         let Some(active) = self.hosts.remove(key) else { return };
         self.gone.push(key);
+        self.held -= usize::from(active.held.is_some());
         let address = active.host.target().address();
         self.by_address.remove(&address);
         if let Some(lane) = self.lanes.get(active.lane)

@@ -1,6 +1,7 @@
 //! What a changed scope, or the end of careful hours, does to the hosts that are being swept.
 
 use super::Scheduler;
+use crate::engine::packet::discovery;
 use jiff::Zoned;
 use portolan_common::scope::{Guard, PermittedTarget};
 use std::sync::Arc;
@@ -33,6 +34,8 @@ impl Scheduler {
             let lost = match permit.target {
                 Some(target) => {
                     let lost = active.host.narrow(target.clone());
+                    let pings = self.guard.permit(address, &discovery::ports(), &wall).target;
+                    active.host.narrow_pings(&pings.map(|pings| pings.ports().clone()).unwrap_or_default());
                     self.change_lane(key, &target, now);
                     self.note_hours(&target);
                     lost
