@@ -64,6 +64,26 @@ impl Verdicts {
         all
     }
 
+    /// Fails unless both saw the same and for the same reasons, each port of each address. Both must know a reason for
+    /// every port.
+    #[track_caller]
+    pub fn same_with_reasons_as(&self, other: &Self, names: (&str, &str)) {
+        self.same_as(other, names);
+        let mut differences = Vec::new();
+        for address in self.addresses() {
+            let (mine, theirs) = (self.by_reason(address), other.by_reason(address));
+            if mine != theirs {
+                let say = |seen: &BTreeMap<&str, Ports>| {
+                    let all = seen.iter().map(|(word, set)| format!("{word} {}", ports::format(set)));
+                    all.collect::<Vec<_>>().join("; ")
+                };
+                differences.push(format!("{address}: {} says {}", names.0, say(&mine)));
+                differences.push(format!("{address}: {} says {}", names.1, say(&theirs)));
+            }
+        }
+        assert!(differences.is_empty(), "they differ:\n{}", differences.join("\n"));
+    }
+
     /// Fails with every difference in states, named, unless both saw the same at the same addresses. Reasons are not
     /// compared: each scanner has its own words for them.
     #[track_caller]

@@ -22,7 +22,7 @@ fn start_long_scan(lab: &Lab, scene: &OpenScene) -> Process {
         tcp("-"),
     ));
     let network = lab.segment("dmz").v4.to_string();
-    let args = ["scan", &network, "-p", "1-2000", "--from", "office-1", "-o", "json"];
+    let args = ["scan", &network, "-p", "1-2000", "--no-discover", "--from", "office-1", "-o", "json"];
     let console = scene.deployment.console_command(&args).spawn();
     wait_until("probes to pass", SOON, || lab.packets("probes") > 50);
     console
@@ -80,7 +80,8 @@ fn a_satellite_that_dies_in_a_scan_makes_it_partial() {
         let rules = Scene::rules().count("probes", "office", "dmz", tcp("-"));
         lab.firewall(&rules);
         let network = lab.segment("dmz").v4.to_string();
-        let args = ["scan", &network, "-p", "1000-3000", "--from", "office-1,pci-1", "-o", "json"];
+        let args =
+            ["scan", &network, "-p", "1000-3000", "--no-discover", "--from", "office-1,pci-1", "-o", "json"];
         let console = scene.deployment.console_command(&args).spawn();
         wait_until("probes to pass", SOON, || lab.packets("probes") > 50);
         scene.office.crash();

@@ -18,7 +18,7 @@ fn two_segments_scan_through_a_closed_firewall_and_see_what_nmap_sees() {
 
         for (satellite, host) in [("office-1", &scene.pc), ("pci-1", &scene.till)] {
             assert_eq!(scan.satellite(satellite)["complete"], true);
-            let judged = judge::nmap_connect(host, &scene.shop_addresses(), ASKED);
+            let judged = judge::nmap_syn(host, &scene.shop_addresses(), ASKED);
             scan.verdicts(satellite).same_as(&judged, (satellite, "nmap"));
         }
         let office = scan.verdicts("office-1").of(scene.shop.v4()).clone();
@@ -48,7 +48,7 @@ fn every_state_comes_with_its_reason_and_open_ports_with_their_round_trip() {
                 format!("{} {}", entry["state"].as_str().unwrap(), entry["reason"].as_str().unwrap())
             };
             assert_eq!(reason(80), "open syn-ack");
-            assert_eq!(reason(81), "closed conn-refused");
+            assert_eq!(reason(81), "closed reset");
             assert_eq!(reason(82), "filtered admin-prohibited");
             assert_eq!(reason(83), "filtered host-unreach");
             assert_eq!(reason(84), "filtered no-response");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::openssl::{Identity, pems_below};
 use super::{PORT, STOP_LIMIT, at_home, path_of};
-use crate::lab::{Finished, Host, Process, Program};
+use crate::lab::{Finished, Host, Process, Program, run_ok};
 
 /// A satellite on a host. It ends with the test, or when dropped.
 pub struct Satellite {
@@ -57,6 +57,24 @@ impl Satellite {
     #[track_caller]
     pub fn start(&self) {
         *self.process.borrow_mut() = Some(self.run_command().spawn());
+    }
+
+    /// Starts it with fewer rights, by `setpriv` with these options. Needs [`need!("setpriv")`](crate::need).
+    #[track_caller]
+    pub fn start_with_rights(&self, options: &[&str]) {
+        // A copy, since the other user may not be let into the directory where it was built.
+        let own = self.directory.join("portolan-satellite");
+        fs::copy(path_of("portolan-satellite"), &own).expect("a file below /run");
+        let program = self.host.command("setpriv").args(options).arg("--").arg(own);
+        let program = at_home(program, &self.directory.join("home"));
+        let program = program.args(["run", "--data-dir"]).arg(self.data_dir());
+        *self.process.borrow_mut() = Some(program.spawn());
+    }
+
+    /// Makes a user the owner of all its files.
+    #[track_caller]
+    pub fn give_to(&self, user: &str) {
+        run_ok(Program::new("chown").args(["-R", user]).arg(&self.directory));
     }
 
     /// Asks it to end, and waits.

@@ -38,6 +38,7 @@ enum Verdict {
     Reset,
     Prohibit,
     HostUnreachable,
+    PortUnreachable,
 }
 
 /// Where packets come from or go to.
@@ -76,6 +77,11 @@ pub fn tcp(ports: &str) -> PortMatch {
 /// UDP to these ports.
 pub fn udp(ports: &str) -> PortMatch {
     PortMatch { protocol: Some("udp"), ports: ports.to_owned() }
+}
+
+/// Pings and errors: ICMP and ICMPv6.
+pub fn icmp() -> PortMatch {
+    PortMatch { protocol: Some("{ icmp, ipv6-icmp }"), ports: String::new() }
 }
 
 /// Every packet.
@@ -123,6 +129,12 @@ impl Firewall {
     #[must_use]
     pub fn host_unreachable(self, from: impl Into<Place>, to: impl Into<Place>, ports: PortMatch) -> Self {
         self.with(from, to, ports, Verdict::HostUnreachable)
+    }
+
+    /// Answers with ICMP "port unreachable", from the router.
+    #[must_use]
+    pub fn port_unreachable(self, from: impl Into<Place>, to: impl Into<Place>, ports: PortMatch) -> Self {
+        self.with(from, to, ports, Verdict::PortUnreachable)
     }
 
     /// Loses this share of the packets in this direction.
@@ -304,6 +316,7 @@ impl Verdict {
             Self::Reset => " reject with tcp reset".into(),
             Self::Prohibit => " reject with icmpx type admin-prohibited".into(),
             Self::HostUnreachable => " reject with icmpx type host-unreachable".into(),
+            Self::PortUnreachable => " reject with icmpx type port-unreachable".into(),
         }
     }
 }

@@ -23,6 +23,7 @@ mod middlebox;
 mod process;
 mod proxy;
 mod services;
+mod tap;
 mod tunnel;
 
 use std::fs;
@@ -35,13 +36,14 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 pub use self::disk::SmallDisk;
 pub use self::fault::{Direction, Fault, FaultProxy, Kind};
-pub use self::firewall::{Firewall, Place, PortMatch, any, tcp, udp};
+pub use self::firewall::{Firewall, Place, PortMatch, any, icmp, tcp, udp};
 pub use self::host::Host;
 pub use self::listener::Listener;
 pub use self::middlebox::Middlebox;
 pub use self::process::{Finished, Process, Program, find_program, run_ok};
 pub use self::proxy::Proxy;
-pub use self::services::{nginx, redis, sshd};
+pub use self::services::{dnsmasq, echo_udp, nginx, redis, sshd};
+pub use self::tap::{Syn, Tap};
 
 use self::delay::DelayBox;
 
@@ -64,6 +66,30 @@ struct State {
     delays: Vec<DelayBox>,
     middleboxes: usize,
     tunnels: usize,
+    links: usize,
+}
+
+/// A way of its own from a host to a network; see [`Lab::second_link`].
+#[derive(Debug)]
+pub struct SecondLink {
+    host: Host,
+    network: String,
+    gateway: String,
+}
+
+impl SecondLink {
+    /// Takes the interface up, with its route.
+    #[track_caller]
+    pub fn up(&self) {
+        run_ok(self.host.command("ip").args(["link", "set", "eth1", "up"]));
+        run_ok(self.host.command("ip").args(["route", "add", &self.network, "via", &self.gateway]));
+    }
+
+    /// Takes the interface down; the kernel forgets its routes.
+    #[track_caller]
+    pub fn down(&self) {
+        run_ok(self.host.command("ip").args(["link", "set", "eth1", "down"]));
+    }
 }
 
 /// A network of the lab.
@@ -201,6 +227,32 @@ impl Lab {
         let mut state = self.state.lock().unwrap();
         state.middleboxes += 1;
         middlebox::start(&self.router, kind, network, state.middleboxes)
+    }
+
+    /// Watches every IPv4 SYN that passes the router; see [`Tap`]. What `answer` makes of one is sent at once, as if it
+    /// came from wherever it says.
+    #[track_caller]
+    pub fn tap(&self, answer: impl FnMut(&Syn) -> Vec<Vec<u8>> + Send + 'static) -> Tap {
+        Tap::start(&self.router, answer)
+    }
+
+    /// Adds a second way from a host to the router: interface `eth1` with `10.98.N.2`, the router at `10.98.N.1`. The
+    /// network goes there, and nowhere at all while the interface is down.
+    #[track_caller]
+    pub fn second_link(&self, host: &Host, network: &str) -> SecondLink {
+        let mut state = self.state.lock().unwrap();
+        state.links += 1;
+        let (number, far) = (state.links, format!("second{}", state.links));
+        run_ok(self.ip(&["link", "add", &far, "type", "veth", "peer", "name", "eth1", "netns", host.name()]));
+        run_ok(self.ip(&["address", "add", &format!("10.98.{number}.1/24"), "dev", &far]));
+        run_ok(self.ip(&["link", "set", &far, "up"]));
+        let ip = |words: &[&str]| run_ok(host.command("ip").args(words.iter().copied()));
+        ip(&["address", "add", &format!("10.98.{number}.2/24"), "dev", "eth1"]);
+        ip(&["route", "add", "unreachable", network, "metric", "4000"]);
+        let gateway = format!("10.98.{number}.1");
+        let link = SecondLink { host: host.clone(), network: network.to_owned(), gateway };
+        link.up();
+        link
     }
 
     /// Takes a host off Ethernet: all that it sends outside its segment and all that is sent to it goes through a TUN

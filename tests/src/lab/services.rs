@@ -1,9 +1,10 @@
-//! Real listeners: Debian's nginx, sshd and redis, each with a configuration of the lab's own. Say
+//! Real listeners: Debian's nginx, sshd, redis and dnsmasq, each with a configuration of the lab's own. Say
 //! [`need!`](crate::need) first; a start waits until the port answers.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use super::process::{find_program, run_ok};
@@ -53,6 +54,34 @@ pub fn redis(host: &Host, port: u16) -> Process {
     let options = ["--bind", "*", "-::*", "--protected-mode", "no", "--save", "", "--appendonly", "no"];
     let program = host.command("redis-server").args(["--port", &port.to_string()]).args(options);
     answering(host, port, program.arg("--dir").arg(directory).spawn())
+}
+
+/// dnsmasq, a DNS server that knows no names.
+#[track_caller]
+pub fn dnsmasq(host: &Host, port: u16) -> Process {
+    let options =
+        ["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--pid-file="];
+    let program = host.command("dnsmasq").args(options).args(["--user=root", &format!("--port={port}")]);
+    answering(host, port, program.spawn())
+}
+
+/// Answers every datagram to these UDP ports with itself, over both families, as long as the test lasts.
+#[track_caller]
+pub fn echo_udp(host: &Host, ports: &[u16]) {
+    for port in ports {
+        let at = (Ipv6Addr::UNSPECIFIED, *port);
+        let socket =
+            host.inside(|| UdpSocket::bind(at).unwrap_or_else(|error| panic!("UDP {port}: {error}")));
+        thread::spawn(move || {
+            let mut datagram = [0; 2_048];
+            // What came before may have met an ICMP error; the next one may not.
+            loop {
+                if let Ok((length, from)) = socket.recv_from(&mut datagram) {
+                    let _ = socket.send_to(&datagram[..length], from);
+                }
+            }
+        });
+    }
 }
 
 fn directory(host: &Host, service: &str) -> PathBuf {
