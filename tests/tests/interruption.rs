@@ -9,20 +9,36 @@ use nix::sys::signal::Signal;
 use portolan_tests::in_lab;
 use portolan_tests::lab::{Firewall, Lab, Process, tcp};
 use portolan_tests::scene::{OpenScene, Scene};
-use portolan_tests::wait::{SOON, wait_until};
+use portolan_tests::wait::{SOON, stays, wait_until};
 
 /// How much longer than the requirement a loaded machine may take to show it.
 const SLACK: Duration = Duration::from_millis(1_500);
 
 /// Starts a scan that meets nothing but silence and so would take long, and waits until probes pass the router.
 fn start_long_scan(lab: &Lab, scene: &OpenScene) -> Process {
+    start_long_scan_by(lab, scene, "auto")
+}
+
+fn start_long_scan_by(lab: &Lab, scene: &OpenScene, method: &str) -> Process {
     lab.firewall(&Firewall::open().count("probes", "office", "dmz", tcp("-")).drop(
         "office",
         "dmz",
         tcp("-"),
     ));
     let network = lab.segment("dmz").v4.to_string();
-    let args = ["scan", &network, "-p", "1-2000", "--no-discover", "--from", "office-1", "-o", "json"];
+    let args = [
+        "scan",
+        &network,
+        "-p",
+        "1-2000",
+        "--no-discover",
+        "--from",
+        "office-1",
+        "-o",
+        "json",
+        "--method",
+        method,
+    ];
     let console = scene.deployment.console_command(&args).spawn();
     wait_until("probes to pass", SOON, || lab.packets("probes") > 50);
     console
@@ -57,6 +73,27 @@ fn ctrl_c_stops_the_probes_within_a_second() {
         let _listener = scene.shop.listen(&[80]);
         let scan = scene.deployment.scan(&[&scene.shop.v4().to_string(), "-p", "80", "--from", "office-1"]);
         assert_eq!(scan.code_is(0).verdicts("office-1").of(scene.shop.v4()).to_string(), "open 80");
+    });
+}
+
+/// The engine stops before it says that it has, and what it says is soon: no packet follows.
+#[test]
+fn a_cancelled_scan_sends_nothing_after_it_has_ended() {
+    in_lab!(|lab| {
+        let scene = OpenScene::build(lab);
+        for method in ["syn", "connect"] {
+            let console = start_long_scan_by(lab, &scene, method);
+            let scans = scene.deployment.ask(&["scans"]);
+            let id = scans[0]["scan_id"].as_str().expect("an id").to_owned();
+            let before = scene.office.log().matches("scan ended").count();
+            scene.deployment.console(&["scans", "cancel", &id]).code_is(0);
+            wait_until("the satellite to end the scan", Duration::from_secs(1) + SLACK, || {
+                scene.office.log().matches("scan ended").count() > before
+            });
+            let sent = lab.packets("probes");
+            stays("no probe after the end", Duration::from_millis(1_500), || lab.packets("probes") == sent);
+            console.wait(SOON).code_is(4).says(&["cancelled"]);
+        }
     });
 }
 

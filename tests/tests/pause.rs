@@ -21,10 +21,11 @@ fn rules() -> Firewall {
 }
 
 /// A scan that has begun, and its id.
-fn begin(lab: &Lab, scene: &OpenScene) -> (Process, String) {
+fn begin(lab: &Lab, scene: &OpenScene, method: &str) -> (Process, String) {
     lab.firewall(&rules());
     let target = scene.shop.v4().to_string();
-    let args = ["scan", &target, "-p", PORTS, "--from", "office-1", "--gentle", "-o", "json"];
+    let args =
+        ["scan", &target, "-p", PORTS, "--from", "office-1", "--gentle", "-o", "json", "--method", method];
     let console = scene.deployment.console_command(&args).spawn();
     wait_until("probes to pass", SOON, || lab.packets("probes") > 60);
     let scans = scene.deployment.ask(&["scans"]);
@@ -49,32 +50,40 @@ fn pause(lab: &Lab, scene: &OpenScene, id: &str) {
 }
 
 #[test]
-fn a_paused_scan_sends_nothing_and_ends_as_if_nothing_had_been() {
-    in_lab!(|lab| {
-        let scene = OpenScene::build(lab);
-        let _listener = scene.shop.listen(&[22, 80]);
-        let (console, id) = begin(lab, &scene);
-        pause(lab, &scene, &id);
-        scene.deployment.console(&["scans", "resume", &id]).code_is(0);
-        let finished = console.wait(Duration::from_secs(60));
-        finished.code_is(0);
-        let document: serde_json::Value = serde_json::from_str(&finished.stdout).expect("a document");
-        assert_eq!(document["scan_id"], id.as_str());
-        let ranges = &document["hosts"][0]["ranges"]["tcp"];
-        assert_eq!(ranges["open"], "22,80", "{document}");
-        assert_eq!(ranges["closed"], "20-21,23-59", "{document}");
-        assert_eq!(ranges["filtered"], "60-79,81-119", "{document}");
-        assert!(lab.packets("probes") >= 41 + 59 * 4, "{} probes", lab.packets("probes"));
-        assert_eq!(scene.deployment.ask(&["scans"]), serde_json::json!([]));
-        scene.deployment.console(&["scans", "pause", &id]).code_is(1).says(&["no scan of this id"]);
-    });
+fn a_paused_scan_by_packets_sends_nothing_and_ends_as_if_nothing_had_been() {
+    in_lab!(|lab| paused_and_resumed(lab, "syn"));
+}
+
+#[test]
+fn a_paused_scan_by_connections_does_the_same_though_the_kernel_resends() {
+    in_lab!(|lab| paused_and_resumed(lab, "connect"));
+}
+
+fn paused_and_resumed(lab: &Lab, method: &str) {
+    let scene = OpenScene::build(lab);
+    let _listener = scene.shop.listen(&[22, 80]);
+    let (console, id) = begin(lab, &scene, method);
+    pause(lab, &scene, &id);
+    scene.deployment.console(&["scans", "resume", &id]).code_is(0);
+    let finished = console.wait(Duration::from_secs(60));
+    finished.code_is(0);
+    let document: serde_json::Value = serde_json::from_str(&finished.stdout).expect("a document");
+    assert_eq!(document["scan_id"], id.as_str());
+    assert_eq!(document["satellites"][0]["method"], method);
+    let ranges = &document["hosts"][0]["ranges"]["tcp"];
+    assert_eq!(ranges["open"], "22,80", "{document}");
+    assert_eq!(ranges["closed"], "20-21,23-59", "{document}");
+    assert_eq!(ranges["filtered"], "60-79,81-119", "{document}");
+    assert!(lab.packets("probes") >= 41 + 59 * 4, "{} probes", lab.packets("probes"));
+    assert_eq!(scene.deployment.ask(&["scans"]), serde_json::json!([]));
+    scene.deployment.console(&["scans", "pause", &id]).code_is(1).says(&["no scan of this id"]);
 }
 
 #[test]
 fn a_scan_is_cancelled_while_it_is_paused() {
     in_lab!(|lab| {
         let scene = OpenScene::build(lab);
-        let (console, id) = begin(lab, &scene);
+        let (console, id) = begin(lab, &scene, "syn");
         pause(lab, &scene, &id);
         let sent = lab.packets("probes");
         scene.deployment.console(&["scans", "cancel", &id[..8]]).code_is(0);

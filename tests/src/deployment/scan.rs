@@ -16,7 +16,8 @@ pub struct Scan {
 }
 
 impl Scan {
-    pub(super) fn new(finished: Finished) -> Self {
+    /// Of a console that was started by the test.
+    pub fn new(finished: Finished) -> Self {
         let document = serde_json::from_str(&finished.stdout).unwrap_or(Value::Null);
         Self { finished, document }
     }

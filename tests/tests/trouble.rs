@@ -1,0 +1,198 @@
+//! What goes wrong beneath a scan: an interface that goes down, a way that is not there, a gateway that moves, a stranger
+//! who answers in the target's name, and connections of the satellite's own host that must not notice any of it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use portolan_tests::chance::Chance;
+use portolan_tests::deployment::Scan;
+use portolan_tests::in_lab;
+use portolan_tests::lab::{Firewall, Lab, Process, Syn, run_ok, tcp};
+use portolan_tests::scene::OpenScene;
+use portolan_tests::wait::{SOON, wait_until};
+
+const OPEN: [u16; 3] = [22, 80, 443];
+
+/// Begins a scan that takes some seconds, and waits until it is under way.
+fn begin(lab: &Lab, scene: &OpenScene, more: &[&str]) -> Process {
+    lab.firewall(&Firewall::open().count("probes", "office", "dmz", tcp("-")).count(
+        "second",
+        portolan_tests::lab::Place::Host("10.98.1.2".parse().unwrap(), "fd00:98::2".parse().unwrap()),
+        "dmz",
+        tcp("-"),
+    ));
+    let target = scene.shop.v4().to_string();
+    let mut args = vec!["scan", &target, "-p", "1-1000", "--from", "office-1", "-o", "json", "--all"];
+    args.extend(more);
+    let console = scene.deployment.console_command(&args).spawn();
+    wait_until("probes to pass", SOON, || lab.packets("probes") + lab.packets("second") > 100);
+    console
+}
+
+fn end(console: Process) -> Scan {
+    let scan = Scan::new(console.wait(Duration::from_secs(60)));
+    scan.code_is(0);
+    assert_eq!(scan.satellite("office-1")["method"], "syn");
+    scan
+}
+
+fn states(scan: &Scan, address: IpAddr) -> String {
+    scan.verdicts("office-1").of(address).to_string()
+}
+
+const RIGHT: &str = "open 22,80,443; closed 1-21,23-79,81-442,444-1000";
+
+#[test]
+fn an_interface_that_goes_down_in_a_scan_holds_it_up_and_no_more() {
+    in_lab!(|lab| {
+        let scene = OpenScene::build(lab);
+        let _listener = scene.shop.listen(&OPEN);
+        let link = lab.second_link(&scene.pc, &lab.segment("dmz").v4.to_string());
+        let console = begin(lab, &scene, &["--max-rate", "400"]);
+        link.down();
+        let sent = lab.packets("second");
+        std::thread::sleep(Duration::from_millis(1_500));
+        assert_eq!(lab.packets("probes"), 0, "probes took another way");
+        assert_eq!(lab.packets("second"), sent);
+        link.up();
+        assert_eq!(states(&end(console), scene.shop.v4()), RIGHT);
+    });
+}
+
+#[test]
+fn an_interface_that_stays_down_ends_the_scan_with_what_was_found() {
+    in_lab!(|lab| {
+        let scene = OpenScene::build(lab);
+        let _listener = scene.shop.listen(&OPEN);
+        let link = lab.second_link(&scene.pc, &lab.segment("dmz").v4.to_string());
+        let console = begin(lab, &scene, &["--max-rate", "400"]);
+        link.down();
+        let scan = end(console);
+        let seen = scan.verdicts("office-1");
+        let of = seen.of(scene.shop.v4());
+        assert!(!of.closed.is_empty() && of.filtered.len() > 300, "{of}");
+        assert_eq!(of.open.len() + of.closed.len() + of.filtered.len(), 1_000);
+        for port in &of.filtered {
+            assert_eq!(seen.reason(scene.shop.v4(), *port).word, "host-unreach", "port {port}");
+        }
+    });
+}
+
+#[test]
+fn without_a_route_a_host_is_filtered_and_the_others_are_not() {
+    in_lab!(|lab| {
+        let scene = OpenScene::build(lab);
+        let _listener = scene.shop.listen(&OPEN);
+        // No way there, by the routing table's own word: the default route counts no more.
+        let route = |words: &[&str]| run_ok(scene.pc.command("ip").args(words.iter().copied()));
+        route(&["route", "add", "throw", "10.99.200.0/24"]);
+        route(&["route", "add", "unreachable", "10.99.201.0/24"]);
+        route(&["route", "add", "prohibit", "10.99.202.0/24"]);
+        let shop = scene.shop.v4().to_string();
+        let nowhere = ["10.99.200.1", "10.99.201.1", "10.99.202.1"];
+        let [thrown, unreachable, prohibited] = nowhere;
+        let args = [&shop, thrown, unreachable, prohibited, "-p", "79-80", "--from", "office-1", "--all"];
+        let scan = scene.deployment.scan(&args);
+        scan.code_is(0);
+        assert_eq!(states(&scan, scene.shop.v4()), "open 80; closed 79");
+        let expected = ["net-unreach", "host-unreach", "admin-prohibited"];
+        for (address, word) in nowhere.into_iter().zip(expected) {
+            let address: IpAddr = address.parse().unwrap();
+            assert_eq!(states(&scan, address), "filtered 79-80");
+            assert_eq!(scan.verdicts("office-1").reason(address, 80).word, word, "{address}");
+            assert_eq!(scan.host("office-1", address)["up"], false);
+        }
+    });
+}
+
+/// As when a standby router takes over: it announces its address.
+#[test]
+fn a_gateway_that_moves_to_another_link_address_is_followed() {
+    in_lab!(|lab| {
+        let scene = OpenScene::build(lab);
+        let _listener = scene.shop.listen(&OPEN);
+        lab.router().sysctl("net.ipv4.conf.office.arp_notify", "1");
+        let console = begin(lab, &scene, &["--max-rate", "300"]);
+        let change = ["link", "set", "dev", "office", "address", "02:00:00:00:99:01"];
+        run_ok(lab.router().command("ip").args(change));
+        assert_eq!(states(&end(console), scene.shop.v4()), RIGHT);
+    });
+}
+
+/// The stranger sees addresses and ports of every SYN, at once, and the answers reach the satellite before the target's.
+#[test]
+fn forged_answers_change_nothing() {
+    in_lab!(|lab| {
+        let scene = OpenScene::build(lab);
+        let _listener = scene.shop.listen(&OPEN);
+        lab.firewall(&Firewall::open().drop("office", "dmz", tcp("500-520")));
+        let mut chance = Chance::new(99);
+        let stranger = lab.segment("office").gateway4();
+        let tap = lab.tap(move |syn| {
+            let mut guess = || u32::try_from(chance.below(1 << 32)).unwrap_or_default();
+            vec![
+                syn.syn_ack(guess()),
+                syn.reset(guess()),
+                syn.prohibited(stranger, guess()),
+                syn.syn_ack(0),
+                syn.reset(1),
+            ]
+        });
+        let target = scene.shop.v4().to_string();
+        let scan = scene.deployment.scan(&[&target, "-p", "1-1000", "--from", "office-1", "--all"]);
+        scan.code_is(0);
+        let expected = "open 22,80,443; closed 1-21,23-79,81-442,444-499,521-1000; filtered 500-520";
+        assert_eq!(states(&scan, scene.shop.v4()), expected);
+        assert_eq!(scan.verdicts("office-1").reason(scene.shop.v4(), 510).word, "no-response");
+        let told = tap.seen().iter().filter(|syn| u16::try_from(510) == Ok(syn.to.port())).count();
+        assert!(told >= 4, "the stranger saw {told} SYNs to port 510");
+    });
+}
+
+#[test]
+fn connections_of_the_same_host_go_on_beside_a_scan_and_never_from_its_ports() {
+    in_lab!(|lab| {
+        let scene = OpenScene::build(lab);
+        let _listener = scene.shop.listen(&[80]);
+        let tap = lab.tap(|_| Vec::new());
+        lab.firewall(&Firewall::open().drop("office", "dmz", tcp("81-2000")));
+        let (done, other) = (AtomicBool::new(false), scene.shop.at(80));
+        let pc = scene.pc.clone();
+        let scan = std::thread::scope(|scope| {
+            let client = scope.spawn(|| {
+                pc.inside(|| {
+                    let mut made = 0;
+                    while !done.load(Ordering::Relaxed) && made < 20_000 {
+                        let stream = TcpStream::connect_timeout(&other, Duration::from_secs(5));
+                        drop(stream.expect("the connection is made"));
+                        made += 1;
+                    }
+                })
+            });
+            let target = scene.shop.v4().to_string();
+            let scan = scene.deployment.scan(&[&target, "-p", "81-2000", "--from", "office-1"]);
+            done.store(true, Ordering::Relaxed);
+            client.join().expect("every connection is made");
+            scan
+        });
+        scan.code_is(0);
+        assert_eq!(states(&scan, scene.shop.v4()), "filtered 81-2000");
+        // In the order in which the router saw them: what the kernel does with the ports before and after is its affair.
+        let syns: Vec<Syn> =
+            tap.seen().into_iter().filter(|syn| IpAddr::from(*syn.to.ip()) == scene.shop.v4()).collect();
+        let first = syns.iter().position(|syn| syn.to.port() > 80).expect("probes");
+        let last = syns.iter().rposition(|syn| syn.to.port() > 80).expect("probes");
+        let (probes, others): (Vec<&Syn>, Vec<&Syn>) =
+            syns[first..=last].iter().partition(|syn| syn.to.port() > 80);
+        let block: BTreeSet<u16> = probes.iter().map(|syn| syn.from.port()).collect();
+        assert!(block.len() > 3 && block.len() <= 16, "probes came from {block:?}");
+        assert!(others.len() > 100, "{} connections beside the scan", others.len());
+        let taken: BTreeSet<u16> = others.iter().map(|syn| syn.from.port()).collect();
+        assert_eq!(block.intersection(&taken).count(), 0, "{block:?} were given away");
+        assert!(!scene.office.log().contains("the connection broke"), "{}", scene.office.log());
+    });
+}
