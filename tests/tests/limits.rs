@@ -30,9 +30,14 @@ fn a_limit_of_resets_on_the_way_makes_no_closed_port_filtered() {
     in_lab!(|lab| {
         let scene = OpenScene::build(lab);
         let _listener = scene.shop.listen(&[80, 443]);
-        lab.firewall(&Firewall::open().limit_resets("dmz", "office", 200));
+        lab.firewall(&Firewall::open().limit_resets("dmz", "office", 200).drop(
+            "office",
+            "dmz",
+            tcp("700-799"),
+        ));
         let scan = scan(&scene, scene.shop.v4(), &["-p", "1-1000"]);
-        assert_eq!(states(&scan, scene.shop.v4()), "open 80,443; closed 1-79,81-442,444-1000");
+        let told = states(&scan, scene.shop.v4());
+        assert_eq!(told, "open 80,443; closed 1-79,81-442,444-699,800-1000; filtered 700-799");
     });
 }
 

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use portolan_tests::chance::Chance;
 use portolan_tests::deployment::Scan;
-use portolan_tests::in_lab;
-use portolan_tests::lab::{Firewall, Lab, Process, Syn, run_ok, tcp};
+use portolan_tests::lab::{Firewall, Lab, Process, Program, Syn, run_ok, tcp};
 use portolan_tests::scene::OpenScene;
 use portolan_tests::wait::{SOON, wait_until};
+use portolan_tests::{in_lab, need, skip};
 
 const OPEN: [u16; 3] = [22, 80, 443];
 
@@ -43,6 +43,9 @@ fn end(console: Process) -> Scan {
 fn states(scan: &Scan, address: IpAddr) -> String {
     scan.verdicts("office-1").of(address).to_string()
 }
+
+/// A port whose SYN's sequence number the stranger uses.
+const KNOWN: u16 = 505;
 
 const RIGHT: &str = "open 22,80,443; closed 1-21,23-79,81-442,444-1000";
 
@@ -109,17 +112,91 @@ fn without_a_route_a_host_is_filtered_and_the_others_are_not() {
     });
 }
 
-/// As when a standby router takes over: it announces its address.
+/// The gateway's link-layer address becomes another one in mid-scan, as when a standby router takes over, and frames to
+/// the old one are nobody's.
+fn gateway_moves(lab: &Lab, announced: bool) {
+    let scene = OpenScene::build(lab);
+    let _listener = scene.shop.listen(&OPEN);
+    let announce = |on: &str| {
+        lab.router().sysctl("net.ipv4.conf.office.arp_notify", on);
+        lab.router().sysctl("net.ipv6.conf.office.ndisc_notify", on);
+    };
+    let moves = |address| {
+        let change = ["link", "set", "dev", "office", "address", address];
+        run_ok(lab.router().command("ip").args(change));
+    };
+    announce("1");
+    // A bridge that never had an address of its own also takes what is meant for its ports.
+    moves("02:00:00:00:99:01");
+    let console = begin(lab, &scene, &["--max-rate", "300"]);
+    announce(if announced { "1" } else { "0" });
+    moves("02:00:00:00:99:02");
+    assert_eq!(states(&end(console), scene.shop.v4()), RIGHT);
+}
+
 #[test]
-fn a_gateway_that_moves_to_another_link_address_is_followed() {
+fn a_gateway_that_moves_and_announces_it_is_followed() {
+    in_lab!(|lab| gateway_moves(lab, true));
+}
+
+#[test]
+fn a_gateway_that_moves_in_silence_is_found_again() {
+    in_lab!(|lab| gateway_moves(lab, false));
+}
+
+#[test]
+fn a_device_queue_that_is_always_full_costs_time_and_no_port() {
     in_lab!(|lab| {
         let scene = OpenScene::build(lab);
         let _listener = scene.shop.listen(&OPEN);
-        lab.router().sysctl("net.ipv4.conf.office.arp_notify", "1");
-        let console = begin(lab, &scene, &["--max-rate", "300"]);
-        let change = ["link", "set", "dev", "office", "address", "02:00:00:00:99:01"];
-        run_ok(lab.router().command("ip").args(change));
-        assert_eq!(states(&end(console), scene.shop.v4()), RIGHT);
+        if let Err(why) = lab.tunnel(&scene.pc) {
+            skip!("{why}");
+        }
+        run_ok(scene.pc.command("ip").args(["link", "set", "tun0", "txqueuelen", "5"]));
+        for address in [scene.shop.v4(), scene.shop.v6()] {
+            let target = address.to_string();
+            let scan = scene.deployment.scan(&[&target, "-p", "1-3000", "--from", "office-1"]);
+            scan.code_is(0);
+            assert_eq!(states(&scan, address), "open 22,80,443; closed 1-21,23-79,81-442,444-3000");
+        }
+    });
+}
+
+#[test]
+fn a_satellite_short_of_descriptors_says_so_and_goes_on_living() {
+    need!("prlimit");
+    in_lab!(|lab| {
+        let scene = OpenScene::build(lab);
+        let _listener = scene.shop.listen(&OPEN);
+        let (id, target) = (scene.office.id().to_string(), scene.shop.v4().to_string());
+        let used = std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count();
+        let limit = |most: usize| {
+            let limit = format!("--nofile={most}:1024");
+            run_ok(Program::new("prlimit").args(["--pid", &id, &limit]));
+        };
+        let scan = || scene.deployment.scan(&[&target, "-p", "80", "--from", "office-1"]);
+        // A block of source ports takes sixteen.
+        limit(used + 8);
+        scan().code_is(4).finished().says(&["too many open files"]);
+        limit(1_024);
+        assert_eq!(states(scan().code_is(0), scene.shop.v4()), "open 80");
+    });
+}
+
+#[test]
+fn scans_of_the_same_host_side_by_side_do_not_mistake_one_anothers_answers() {
+    in_lab!(|lab| {
+        let scene = OpenScene::build(lab);
+        let _listener = scene.shop.listen(&OPEN);
+        lab.firewall(&Firewall::open().drop("office", "dmz", tcp("500-600")));
+        let target = scene.shop.v4().to_string();
+        let args = ["scan", &target, "-p", "1-1000", "--from", "office-1", "-o", "json"];
+        let consoles: Vec<Process> =
+            (0..4).map(|_| scene.deployment.console_command(&args).spawn()).collect();
+        for console in consoles {
+            let expected = "open 22,80,443; closed 1-21,23-79,81-442,444-499,601-1000; filtered 500-600";
+            assert_eq!(states(&end(console), scene.shop.v4()), expected);
+        }
     });
 }
 
@@ -133,6 +210,9 @@ fn forged_answers_change_nothing() {
         let mut chance = Chance::new(99);
         let stranger = lab.segment("office").gateway4();
         let tap = lab.tap(move |syn| {
+            if syn.to.port() == KNOWN {
+                return vec![syn.reset(syn.sequence.wrapping_add(1))];
+            }
             let mut guess = || u32::try_from(chance.below(1 << 32)).unwrap_or_default();
             vec![
                 syn.syn_ack(guess()),
@@ -145,7 +225,9 @@ fn forged_answers_change_nothing() {
         let target = scene.shop.v4().to_string();
         let scan = scene.deployment.scan(&[&target, "-p", "1-1000", "--from", "office-1", "--all"]);
         scan.code_is(0);
-        let expected = "open 22,80,443; closed 1-21,23-79,81-442,444-499,521-1000; filtered 500-520";
+        // Who knows the sequence number is on the path, and is believed: so the forgeries do arrive.
+        let expected =
+            "open 22,80,443; closed 1-21,23-79,81-442,444-499,505,521-1000; filtered 500-504,506-520";
         assert_eq!(states(&scan, scene.shop.v4()), expected);
         assert_eq!(scan.verdicts("office-1").reason(scene.shop.v4(), 510).word, "no-response");
         let told = tap.seen().iter().filter(|syn| u16::try_from(510) == Ok(syn.to.port())).count();

@@ -20,13 +20,15 @@ const BUFFER: usize = 8 << 20;
 /// SYNs remembered at most.
 const REMEMBERED: usize = 200_000;
 
-/// The addresses and ports of an attempt to connect.
+/// The addresses, ports and sequence number of an attempt to connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Syn {
     /// Who tries.
     pub from: SocketAddrV4,
     /// To whom.
     pub to: SocketAddrV4,
+    /// What an answer must acknowledge.
+    pub sequence: u32,
 }
 
 /// A listener at the router. It lasts as long as the universe.
@@ -85,6 +87,7 @@ impl Syn {
         (tcp.syn() && !tcp.ack()).then(|| Self {
             from: SocketAddrV4::new(header.source_addr(), tcp.source_port()),
             to: SocketAddrV4::new(header.destination_addr(), tcp.destination_port()),
+            sequence: tcp.sequence_number(),
         })
     }
 
