@@ -5,11 +5,12 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use portolan_tests::deployment::Scan;
 use portolan_tests::in_lab;
-use portolan_tests::lab::{Firewall, Lab, any, tcp, udp};
+use portolan_tests::lab::{Firewall, Lab, any, run_ok, tcp, udp};
 use portolan_tests::scene::OpenScene;
 
 fn scan(scene: &OpenScene, target: IpAddr, args: &[&str]) -> Scan {
@@ -63,12 +64,16 @@ fn most_flows<T>(lab: &Lab, work: impl FnOnce() -> T) -> (T, u64) {
         let text = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").expect("a count");
         text.trim().parse::<u64>().expect("a number")
     };
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let watcher = scope.spawn(|| {
             lab.router().inside(|| {
                 let mut most = 0;
-                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                // Bounded, should the work fail.
+                for _ in 0..5_000 {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
                     most = most.max(count());
                     std::thread::sleep(Duration::from_millis(20));
                 }
@@ -76,7 +81,7 @@ fn most_flows<T>(lab: &Lab, work: impl FnOnce() -> T) -> (T, u64) {
             })
         });
         let outcome = work();
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        done.store(true, Ordering::Relaxed);
         (outcome, watcher.join().expect("the watcher does not panic"))
     })
 }
@@ -86,9 +91,11 @@ fn a_gentle_scan_sends_200_packets_a_second_and_fills_no_table_of_connections() 
     in_lab!(|lab| {
         let scene = OpenScene::build(lab);
         let _listener = scene.shop.listen(&[80]);
-        let rules =
-            Firewall::open().count("sent", "office", "dmz", any()).drop("office", "dmz", tcp("200-399"));
-        lab.firewall(&rules);
+        lab.firewall(&Firewall::open().count("sent", "office", "dmz", any()));
+        // Dropped by the shop itself: to the router these are connections that have begun, and it keeps them for minutes.
+        let rules = "table inet own {\n chain in {\n type filter hook input priority 0;\n \
+                     tcp dport 200-399 drop\n }\n}\n";
+        run_ok(scene.shop.command("nft").args(["-f", "-"]).stdin(rules));
         let target = scene.shop.v4();
         let began = Instant::now();
         let (scan, most) = most_flows(lab, || scan(&scene, target, &["-p", "1-399", "--gentle"]));
@@ -99,8 +106,8 @@ fn a_gentle_scan_sends_200_packets_a_second_and_fills_no_table_of_connections() 
         let sent = lab.packets("sent");
         assert!(sent as f64 <= most_allowed, "{sent} packets in {took:?}");
         assert!(sent >= 199 + 200 * 4, "{sent} packets");
-        // Dropped before they are tracked, refused at once, or open: what stays is closing or the uplink's.
-        assert!(most < 500, "{most} flows in the table of connections");
+        // One flow a port, however often it was probed, and a few of the uplink's and the console's.
+        assert!((200..450).contains(&most), "{most} flows in the table of connections");
     });
 }
 
