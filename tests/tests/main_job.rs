@@ -3,9 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+use std::net::IpAddr;
+
 use portolan_tests::deployment::Deployment;
+use portolan_tests::judge::Verdicts;
 use portolan_tests::scene::{ASKED, OpenScene, Scene};
 use portolan_tests::{in_lab, judge, lab, need, ports};
+
+/// How nmap is asked.
+type Judge = fn(&lab::Host, &[IpAddr], &str) -> Verdicts;
 
 #[test]
 fn two_segments_scan_through_a_closed_firewall_and_see_what_nmap_sees() {
@@ -13,14 +19,25 @@ fn two_segments_scan_through_a_closed_firewall_and_see_what_nmap_sees() {
     in_lab!(|lab| {
         let scene = Scene::build(lab);
         let [v4, v6] = scene.shop_addresses().map(|address| address.to_string());
-        let scan = scene.deployment.scan(&[&v4, &v6, "-p", ASKED, "--from", "office-1,pci-1"]);
-        scan.code_is(0);
-
-        for (satellite, host) in [("office-1", &scene.pc), ("pci-1", &scene.till)] {
-            assert_eq!(scan.satellite(satellite)["complete"], true);
-            let judged = judge::nmap_syn(host, &scene.shop_addresses(), ASKED);
-            scan.verdicts(satellite).same_as(&judged, (satellite, "nmap"));
+        let scan = |method: &str| {
+            let args = [&v4, &v6, "-p", ASKED, "--from", "office-1,pci-1", "--method", method];
+            let scan = scene.deployment.scan(&args);
+            scan.code_is(0);
+            scan
+        };
+        let judges: [(&str, Judge); 2] = [("connect", judge::nmap_connect), ("syn", judge::nmap_syn)];
+        for (method, judge) in judges {
+            let scan = scan(method);
+            for (satellite, host) in [("office-1", &scene.pc), ("pci-1", &scene.till)] {
+                assert_eq!(scan.satellite(satellite)["complete"], true);
+                assert_eq!(scan.satellite(satellite)["method"], method);
+                let judged = judge(host, &scene.shop_addresses(), ASKED);
+                scan.verdicts(satellite).same_as(&judged, (satellite, "nmap"));
+            }
         }
+        // The best that the host allows.
+        let scan = scan("auto");
+        assert_eq!(scan.satellite("office-1")["method"], "syn");
         let office = scan.verdicts("office-1").of(scene.shop.v4()).clone();
         assert_eq!(office.to_string(), "open 22,80,443; closed 81; filtered 20-21,23,79,82-85,3306,8080");
         let pci = scan.verdicts("pci-1").of(scene.shop.v6()).clone();
@@ -32,28 +49,25 @@ fn two_segments_scan_through_a_closed_firewall_and_see_what_nmap_sees() {
 fn every_state_comes_with_its_reason_and_open_ports_with_their_round_trip() {
     in_lab!(|lab| {
         let scene = Scene::build(lab);
-        let scan = scene.deployment.scan(&[
-            &scene.shop.v4().to_string(),
-            &scene.shop.v6().to_string(),
-            "-p",
-            ASKED,
-            "--from=office-1",
-            "--all",
-        ]);
-        scan.code_is(0);
-        for address in scene.shop_addresses() {
-            let reason = |port| {
-                let entry = scan.port("office-1", address, port);
-                let entry = entry.unwrap_or_else(|| panic!("--all leaves port {port} of {address} out"));
-                format!("{} {}", entry["state"].as_str().unwrap(), entry["reason"].as_str().unwrap())
-            };
-            assert_eq!(reason(80), "open syn-ack");
-            assert_eq!(reason(81), "closed reset");
-            assert_eq!(reason(82), "filtered admin-prohibited");
-            assert_eq!(reason(83), "filtered host-unreach");
-            assert_eq!(reason(84), "filtered no-response");
-            let rtt = &scan.port("office-1", address, 80).unwrap()["rtt_us"];
-            assert!(rtt.as_u64().is_some_and(|rtt| rtt > 0), "no round trip time: {rtt}");
+        let [v4, v6] = scene.shop_addresses().map(|address| address.to_string());
+        for (method, refused) in [("syn", "closed reset"), ("connect", "closed conn-refused")] {
+            let args = [&v4, &v6, "-p", ASKED, "--from=office-1", "--all", "--method", method];
+            let scan = scene.deployment.scan(&args);
+            scan.code_is(0);
+            for address in scene.shop_addresses() {
+                let reason = |port| {
+                    let entry = scan.port("office-1", address, port);
+                    let entry = entry.unwrap_or_else(|| panic!("--all leaves port {port} of {address} out"));
+                    format!("{} {}", entry["state"].as_str().unwrap(), entry["reason"].as_str().unwrap())
+                };
+                assert_eq!(reason(80), "open syn-ack");
+                assert_eq!(reason(81), refused);
+                assert_eq!(reason(82), "filtered admin-prohibited");
+                assert_eq!(reason(83), "filtered host-unreach");
+                assert_eq!(reason(84), "filtered no-response");
+                let rtt = &scan.port("office-1", address, 80).unwrap()["rtt_us"];
+                assert!(rtt.as_u64().is_some_and(|rtt| rtt > 0), "no round trip time: {rtt}");
+            }
         }
     });
 }
