@@ -109,6 +109,8 @@ words!(
         RstInjection = "rst-injection",
         /// It accepts connections only to hold them.
         Tarpit = "tarpit",
+        /// It answered the satellite before and then no more: the satellite was probably shut out.
+        Shunned = "shunned",
     }
 );
 

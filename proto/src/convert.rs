@@ -139,7 +139,7 @@ enums!(
     UdpResponse,
     IcmpRateLimited
 );
-enums!(SuspectKind, SynProxy, RstInjection, Tarpit);
+enums!(SuspectKind, SynProxy, RstInjection, Tarpit, Shunned);
 
 impl From<&Suspicion> for v1::Suspicion {
     fn from(suspicion: &Suspicion) -> Self {

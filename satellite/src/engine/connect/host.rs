@@ -114,6 +114,11 @@ impl HostSweep {
         &self.target
     }
 
+    /// Whether a probe was answered, or waited for in vain: it had left.
+    pub(super) fn is_met(&self) -> bool {
+        self.met
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.up
     }

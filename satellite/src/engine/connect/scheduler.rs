@@ -326,7 +326,14 @@ impl Scheduler {
             }
             if due == Due::Resent {
                 let must = flight.phase != Phase::Old;
-                if lane.is_none_or(|lane| self.lease.charge(lane.demand(), must, now)) {
+                let own = |rate: &TokenBucket| rate.ready_at(now) <= now;
+                let host_rate = self.hosts.get(flight.host).and_then(|host| host.rate.as_ref());
+                let room = must || self.rate.iter().chain(host_rate).all(own);
+                if room && lane.is_none_or(|lane| self.lease.charge(lane.demand(), must, now)) {
+                    let host_rate = self.hosts.get_mut(flight.host).and_then(|host| host.rate.as_mut());
+                    for rate in self.rate.iter_mut().chain(host_rate) {
+                        rate.take(now);
+                    }
                     self.progress.probes_sent += 1;
                 } else {
                     self.end(key, now);

@@ -76,7 +76,9 @@ pub(in crate::engine) fn run(
         } else {
             wires.find_ways(scheduler, now);
             let next = match scheduler.fill(now, wires.spacing(), BATCH, &mut batch) {
-                Next::Done => return Outcome::Complete,
+                Next::Done => {
+                    return scheduler.unfinished().map_or(Outcome::Complete, Outcome::Failed);
+                }
                 Next::At(next) => next,
             };
             if !batch.is_empty() {

@@ -15,6 +15,19 @@ const SILENCE: u32 = 32;
 /// The shortest time between two gauges.
 const GAP: Duration = Duration::from_millis(5);
 
+/// At least so many probes come between two, …
+const EVERY: u32 = 8;
+/// … unless so much time did.
+const SELDOM: Duration = Duration::from_millis(500);
+
+/// A host that lost so many gauges in a row, …
+const SHUNNED: u32 = 20;
+/// … for so long, answers us no more.
+const SHUNNED_FOR: Duration = Duration::from_secs(20);
+
+/// More gauges lost in a row than these are the host's own doing, not the path's.
+const OF_THE_PATH: u32 = 4;
+
 /// Gauges on their way at most.
 const MAX_OUT: usize = 64;
 
@@ -35,13 +48,19 @@ pub(super) struct Gauge {
     last: Option<Instant>,
     /// Probes since anything was answered.
     unanswered: u32,
+    /// Probes since the last gauge.
+    since: u32,
     attempt: u8,
+    /// Gauges that were lost in a row, and since when.
+    lost: u32,
+    silent_since: Option<Instant>,
 }
 
 impl Gauge {
     /// A probe leaves.
     pub(super) fn sent(&mut self) {
         self.unanswered = self.unanswered.saturating_add(1);
+        self.since = self.since.saturating_add(1);
     }
 
     /// A port was answered.
@@ -64,7 +83,12 @@ impl Gauge {
         if !known && self.echo_tries >= ECHO_TRIES || self.last.is_some_and(|last| now < last + gap) {
             return None;
         }
+        // Not more of the gauge than of what it is for.
+        if known && self.since < EVERY && self.last.is_some_and(|last| now < last + SELDOM) {
+            return None;
+        }
         self.last = Some(now);
+        self.since = 0;
         self.attempt = self.attempt.wrapping_add(1);
         if known {
             self.out.push_back(now);
@@ -87,7 +111,7 @@ impl Gauge {
         if self.port != Some(port) {
             return None;
         }
-        self.out.pop_front().map(|sent| at.saturating_duration_since(sent))
+        self.passed(at)
     }
 
     /// An echo request was answered.
@@ -97,12 +121,29 @@ impl Gauge {
         if self.port.is_some() {
             return None;
         }
+        self.passed(at)
+    }
+
+    fn passed(&mut self, at: Instant) -> Option<Duration> {
+        (self.lost, self.silent_since) = (0, None);
         self.out.pop_front().map(|sent| at.saturating_duration_since(sent))
     }
 
-    /// When one left that waited so long in vain, and no more does.
-    pub(super) fn lost(&mut self, wait: Duration, now: Instant) -> Option<Instant> {
-        if *self.out.front()? + wait > now { None } else { self.out.pop_front() }
+    /// When one left that waited so long in vain, and no more does; whether that speaks for the whole path.
+    pub(super) fn lost(&mut self, wait: Duration, now: Instant) -> Option<(Instant, bool)> {
+        if *self.out.front()? + wait > now {
+            return None;
+        }
+        self.lost += 1;
+        self.silent_since.get_or_insert(now);
+        let of_the_path = self.lost <= OF_THE_PATH;
+        self.out.pop_front().map(|sent| (sent, of_the_path))
+    }
+
+    /// Whether a host that answered before answers us no more.
+    pub(super) fn is_shunned(&self, now: Instant) -> bool {
+        let long = self.silent_since.is_some_and(|since| now.saturating_duration_since(since) >= SHUNNED_FOR);
+        long && self.lost >= SHUNNED
     }
 }
 
@@ -120,17 +161,21 @@ mod tests {
         assert_eq!(gauge.next(start), None, "not silent yet");
         gauge.sent();
         assert_eq!(gauge.next(start), Some((Ping::Echo, 1)));
+        (0..8).for_each(|_| gauge.sent());
         assert_eq!(gauge.next(start + 10 * MS), None, "nobody knows whether it answers");
         assert_eq!(gauge.next(start + 50 * MS), Some((Ping::Echo, 2)));
         assert_eq!(gauge.lost(100 * MS, start + 1000 * MS), None);
         assert_eq!(gauge.answered_echo(start + 60 * MS), None);
+        (0..8).for_each(|_| gauge.sent());
         let at = start + 100 * MS;
         assert_eq!(gauge.next(at), Some((Ping::Echo, 3)));
         assert_eq!(gauge.next(at + 4 * MS), None);
+        assert_eq!(gauge.next(at + 5 * MS), None, "nothing was sent since");
+        (0..8).for_each(|_| gauge.sent());
         assert_eq!(gauge.next(at + 5 * MS), Some((Ping::Echo, 4)));
         assert_eq!(gauge.answered_echo(at + 20 * MS), Some(20 * MS));
         assert_eq!(gauge.lost(100 * MS, at + 104 * MS), None);
-        assert_eq!(gauge.lost(100 * MS, at + 105 * MS), Some(at + 5 * MS));
+        assert_eq!(gauge.lost(100 * MS, at + 105 * MS), Some((at + 5 * MS, true)));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::discovery::{self, Discovery, Ping};
 use super::gauge::Gauge;
 use super::pace::{Bounds, HOST, Pace};
 use super::suspicion::Evidence;
-use super::track::{Track, Wait};
+use super::track::{Cell, Track, Wait};
 use crate::engine::port_list::PortList;
 use crate::engine::rtt::{RttEstimator, ShortestRtt};
 use crate::engine::schedule::Loss;
@@ -119,6 +119,8 @@ pub(super) struct Host {
     pace: Pace,
     gauge: Gauge,
     up: bool,
+    probed: bool,
+    given_up: bool,
     reopened: u8,
     /// The error that pings met, if no answer.
     ping_error: Option<Verdict>,
@@ -156,6 +158,8 @@ impl Host {
             pace: Pace::new(Bounds { max, min: HOST.min.min(max), ..HOST }, now),
             gauge: Gauge::default(),
             up: false,
+            probed: false,
+            given_up: false,
             reopened: 0,
             ping_error: None,
             down: None,
@@ -321,10 +325,23 @@ impl Host {
                 change.settled += settled;
             }
         }
-        while let Some(sent) = self.gauge.lost(waits[0], now) {
+        while let Some((sent, of_the_path)) = self.gauge.lost(waits[0], now) {
             self.loss.count(true);
             self.pace.lost(sent, now);
-            change.lost.push(sent);
+            if of_the_path {
+                change.lost.push(sent);
+            }
+        }
+        if self.gauge.is_shunned(now)
+            && let Some(tcp) = &mut self.tcp
+        {
+            let left = tcp.settle_rest(Cell::hint);
+            if left > 0 {
+                self.evidence.shunned(left);
+            }
+            change.settled += left;
+            // What was called silent before is no better known.
+            self.reopened = MAX_REOPENED;
         }
         if let Some(udp) = &mut self.udp {
             let out_of_time = self.manner.udp_budget.is_some_and(|budget| udp.began() + budget <= now);
@@ -413,6 +430,28 @@ impl Host {
     pub(super) fn outstanding(&self) -> u32 {
         let tracks = self.tcp.iter().chain(self.canaries.iter().map(|(_, track)| track));
         tracks.chain(self.udp.as_ref().map(|udp| &udp.track)).map(Track::outstanding).sum()
+    }
+
+    /// Whether a probe of it ever left.
+    pub(super) fn was_probed(&self) -> bool {
+        self.probed
+    }
+
+    /// Its end does not come: nothing of it is told.
+    pub(super) fn give_up(&mut self) {
+        self.given_up = true;
+        self.phase = Phase::Done;
+    }
+
+    /// A probe has left, at this very time.
+    pub(super) fn left(&mut self, what: What, at: Instant) {
+        self.probed = true;
+        if let What::Port { track, cell, .. } = what
+            && track != TrackId::Udp
+            && let Some(track) = self.track(track)
+        {
+            track.left(cell, at);
+        }
     }
 
     /// Whether it took room for its ports.

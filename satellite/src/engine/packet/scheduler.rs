@@ -149,6 +149,10 @@ pub(in crate::engine) struct Scheduler {
     hours_end: Option<Timestamp>,
     /// How many hosts are held.
     held: usize,
+    /// When a probe last left this host.
+    left_at: Option<Instant>,
+    /// The first host that was left unfinished because the way to it was lost, and how many.
+    unfinished: Option<(IpAddr, u64)>,
 }
 
 impl Scheduler {
@@ -202,6 +206,8 @@ impl Scheduler {
             wall: Wall::new(now, wall),
             hours_end: None,
             held: 0,
+            left_at: None,
+            unfinished: None,
         }
     }
 
@@ -375,8 +381,12 @@ impl Scheduler {
         true
     }
 
-    /// A probe has left this host.
-    pub(in crate::engine) fn left(&mut self, probe: Probe) {
+    /// A probe has left this host at this time.
+    pub(in crate::engine) fn left(&mut self, probe: Probe, at: Instant) {
+        self.left_at = Some(at);
+        if let Some(active) = self.hosts.get_mut(probe.host) {
+            active.host.left(probe.what, at);
+        }
         if self.held > 0
             && let Some(held) = self.hosts.get_mut(probe.host).map(|active| &mut active.held)
             && held.take().is_some()

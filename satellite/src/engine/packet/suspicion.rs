@@ -33,6 +33,8 @@ pub(super) struct Evidence {
     /// Resets before anything else was known, by their time to live: the first, and whether all agree.
     first_reset_ttl: Option<u8>,
     resets_disagree: u32,
+    /// Ports that were still to be decided when the host stopped answering us.
+    shunned: u32,
 }
 
 impl Evidence {
@@ -70,6 +72,11 @@ impl Evidence {
         self.ttl.get_or_insert(ttl);
     }
 
+    /// The host answered before and answers us no more; so many ports were still to be decided.
+    pub(super) fn shunned(&mut self, ports: u32) {
+        self.shunned = ports;
+    }
+
     /// So many ports that nobody asked for were probed.
     pub(super) fn canaries(&mut self, asked: usize) {
         self.canaries_asked = asked as u32;
@@ -87,9 +94,22 @@ impl Evidence {
 
     /// What all this comes to.
     pub(super) fn verdict(&self) -> Option<Suspicion> {
-        self.answers_for_everything()
+        self.stopped_answering()
+            .or_else(|| self.answers_for_everything())
             .or_else(|| self.odd_handshakes())
             .or_else(|| self.resets_from_elsewhere())
+    }
+
+    fn stopped_answering(&self) -> Option<Suspicion> {
+        (self.shunned > 0).then(|| Suspicion {
+            kind: SuspectKind::Shunned,
+            confidence: 80,
+            evidence: format!(
+                "it stopped answering with {} ports to go, ports that had answered before too: what is called filtered \
+                 may not be",
+                self.shunned
+            ),
+        })
     }
 
     fn answers_for_everything(&self) -> Option<Suspicion> {

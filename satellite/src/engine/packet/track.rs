@@ -184,6 +184,14 @@ impl Track {
         tries
     }
 
+    /// The last probe of a port left at this very time.
+    pub(super) fn left(&mut self, cell: u32, at: Instant) {
+        let tick = self.tick(at);
+        if let Some(state) = self.cells.get_mut(cell as usize) {
+            state.sent = tick;
+        }
+    }
+
     /// A probe did not leave after all. It must be the last of the port.
     pub(super) fn unsent(&mut self, cell: u32) {
         if let Some(state) = self.cells.get_mut(cell as usize) {

@@ -130,7 +130,7 @@ impl Wires {
                     short = fail(scheduler, probe, errno, Instant::now()).or(short);
                 } else {
                     some_left = true;
-                    scheduler.left(probe);
+                    scheduler.left(probe, Instant::now());
                 }
                 continue;
             }
@@ -145,10 +145,19 @@ impl Wires {
         }
         if let Some(raw) = self.raw.as_mut().filter(|_| !self.queued.is_empty()) {
             self.failed.clear();
+            let began = Instant::now();
             raw.sender.flush(&mut self.failed);
             let now = Instant::now();
+            // One packet after the other, each taking as long.
             let each = now.saturating_duration_since(began) / self.queued.len() as u32;
             self.spacing = (self.spacing * 7 + each) / 8;
+            // What comes back during the call answers what has left by then.
+            for (i, probe) in self.queued.iter().enumerate() {
+                if self.failed.iter().any(|(place, _)| *place == i) {
+                    continue;
+                }
+                scheduler.left(*probe, began + each * i as u32);
+            }
             // The last ones first: a port's latest probe is the one that is taken back.
             self.failed.sort_unstable_by_key(|(place, _)| std::cmp::Reverse(*place));
             some_left |= self.failed.len() < self.queued.len();
@@ -162,9 +171,7 @@ impl Wires {
                 }
                 short = fail(scheduler, probe, errno, now).or(short);
             }
-            for probe in self.queued.drain(..) {
-                scheduler.left(probe);
-            }
+            self.queued.clear();
         }
         short.map(|errno| Trouble::Short { errno, some_left })
     }
@@ -365,8 +372,14 @@ impl Raw {
                 }
                 Due::Lost(key) => {
                     for (host, waiting) in self.hops.forget(key) {
-                        if scheduler.target(host).is_some_and(|target| target.address() == waiting) {
+                        if scheduler.target(host).is_none_or(|target| target.address() != waiting) {
+                            continue;
+                        }
+                        if waiting == key.address {
                             scheduler.no_neighbour(host, Verdict::HostUnreach, now);
+                        } else {
+                            // A gateway may come back.
+                            scheduler.no_way(host, Verdict::HostUnreach, now);
                         }
                     }
                 }

@@ -47,6 +47,7 @@ fn suspicions(sightings: &Sightings<'_>, view: &View) -> String {
                 SuspectKind::SynProxy => "looks like a SYN proxy",
                 SuspectKind::RstInjection => "looks reset by a device on the way",
                 SuspectKind::Tarpit => "looks like a tarpit",
+                SuspectKind::Shunned => "seems to have shut the satellite out",
             };
             let claim = format!("{} {looks} ({confidence} % sure)", seen.address);
             let claim = view.paint.apply(styles::CAUTION, &claim);

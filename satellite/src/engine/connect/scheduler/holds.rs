@@ -88,6 +88,8 @@ impl Scheduler {
         let address = host.sweep.target().address();
         let path = PathKey::from(address);
         let enough = match hold {
+            // Its way was there before: this host is cut off, and that says nothing about the target.
+            Hold::NoWay(_) if host.sweep.is_met() => MAX_HELD,
             _ if self.holds.no_way.contains(&path) => NO_WAY_AGAIN_FOR,
             Hold::NoWay(_) => NO_WAY_FOR,
             Hold::Here | Hold::Everywhere => MAX_HELD,
@@ -103,8 +105,11 @@ impl Scheduler {
         if self.holds.no_way.len() >= MAX_PATHS {
             self.holds.no_way.clear();
         }
+        let was_met = host.sweep.is_met();
         self.holds.no_way.insert(path);
-        if let Hold::NoWay(verdict) = hold {
+        if let Hold::NoWay(verdict) = hold
+            && !was_met
+        {
             let change = host.sweep.settle_rest(verdict);
             self.progress.ports_done += u64::from(change.settled);
             self.recall(key, now);

@@ -108,7 +108,7 @@ fn a_way_that_is_gone_for_a_moment_is_no_result() {
 }
 
 #[test]
-fn a_way_that_stays_away_is_believed() {
+fn a_way_that_was_there_and_stays_away_leaves_the_host_unfinished() {
     let tries = std::cell::Cell::new(0);
     let mut start = None;
     let sim = Sim::new("10.0.0.1", "1-1000", "").run(|_, _, _, now| {
@@ -119,11 +119,10 @@ fn a_way_that_stays_away_is_believed() {
         tries.set(tries.get() + 1);
         Held { hold: Hold::NoWay(Verdict::NetUnreach) }
     });
-    assert!((3..5).contains(&sim.took().as_secs()), "{:?}", sim.took());
-    assert!((4..30).contains(&tries.get()), "{} tries", tries.get());
-    assert!(sim.host("10.0.0.1").up, "it did answer");
-    assert!(sim.host("10.0.0.1").ports_in(Protocol::Tcp, PortState::Filtered).len() > 900);
-    assert_eq!(sim.scheduler.unfinished(), None);
+    assert!((30..33).contains(&sim.took().as_secs()), "{:?}", sim.took());
+    assert!((4..100).contains(&tries.get()), "{} tries", tries.get());
+    assert!(sim.hosts.is_empty(), "it says nothing about the host");
+    assert!(sim.scheduler.unfinished().is_some());
 }
 
 #[test]

@@ -45,6 +45,9 @@ impl Host {
         target: &str,
         observed_at: Timestamp,
     ) -> Option<HostObservation> {
+        if self.given_up {
+            return None;
+        }
         let mut runs = Vec::new();
         for (protocol, probing) in [(Protocol::Tcp, Probing::Syn), (Protocol::Udp, Probing::Udp)] {
             if let Some(verdict) = self.down.filter(|_| !self.list.spec.of(protocol).is_empty()) {

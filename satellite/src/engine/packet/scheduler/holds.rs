@@ -13,6 +13,9 @@ const MAX_PAUSE: Duration = Duration::from_millis(400);
 /// target's doing.
 const NO_WAY_FOR: Duration = Duration::from_secs(3);
 
+/// How long a way that was there before is waited for.
+const MAX_HELD: Duration = Duration::from_secs(30);
+
 /// A host that there is no way to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held {
@@ -40,12 +43,38 @@ impl Scheduler {
         self.held += usize::from(active.held.is_none());
         let held = active.held.get_or_insert(Held { since: now, pause: FIRST_PAUSE, pauses: true });
         held.pauses = true;
-        if now.saturating_duration_since(held.since) >= NO_WAY_FOR {
+        let time = now.saturating_duration_since(held.since);
+        // As long as nothing at all leaves this host, though something did before, it is cut off itself; and where the
+        // host was reached before, its way is gone, not the host.
+        let cut_off = self.left_at.is_some_and(|left| left < held.since);
+        if time >= NO_WAY_FOR && !cut_off && !active.host.was_probed() {
             return self.no_neighbour(key, verdict, now);
+        }
+        if time >= MAX_HELD {
+            return self.abandon(key, now);
         }
         let at = now + held.pause;
         held.pause = (held.pause * 2).min(MAX_PAUSE);
         self.set_timer(key, at);
+    }
+
+    /// Why the sweep is not complete although it is at its end, in words for the operator.
+    pub(in crate::engine) fn unfinished(&self) -> Option<String> {
+        let (address, hosts) = self.unfinished?;
+        let more = if hosts > 1 { format!(" and {} more hosts", hosts - 1) } else { String::new() };
+        Some(format!(
+            "the way to {address}{more} was lost on this host and did not come back for {} s: is the interface up, is \
+             there a route?",
+            MAX_HELD.as_secs()
+        ))
+    }
+
+    /// Leaves a host unfinished.
+    fn abandon(&mut self, key: usize, now: Instant) {
+        let Some(active) = self.hosts.get_mut(key) else { return };
+        self.unfinished.get_or_insert((active.host.target().address(), 0)).1 += 1;
+        active.host.give_up();
+        self.finish(key, now);
     }
 
     /// Nobody is there, as far as this host can tell: that is the last word on every port.

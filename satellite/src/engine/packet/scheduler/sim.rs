@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::engine::limits::SharedLimits;
+use crate::engine::packet::discovery::Ping;
 use crate::engine::packet::host::TrackId;
 use portolan_common::observation::{PortState, Reason};
 use portolan_common::scope::Scope;
@@ -157,6 +158,7 @@ impl Sim {
 pub(super) fn tcp(seen: Seen) -> Option<u16> {
     match seen.what {
         What::Port { track: TrackId::Tcp | TrackId::Canary, port, .. } => Some(port),
+        What::Ping { ping: Ping::Syn(port), .. } => Some(port),
         _ => None,
     }
 }

@@ -302,6 +302,63 @@ fn probes_that_did_not_leave_do_not_count() {
     assert_eq!(scheduler.progress().probes_sent, 64);
 }
 
+/// A host that answers until it has enough of us, and then nothing at all.
+#[test]
+fn a_host_that_shuns_us_is_told_and_holds_up_nobody() {
+    let mut asked = 0;
+    let sim = Sim::new(plan("10.0.0.1-20", "1-2000"), "").run(|seen| {
+        if seen.address.to_string() == "10.0.0.7" {
+            asked += 1;
+            if asked > 100 {
+                return None;
+            }
+        }
+        match seen.what {
+            What::Ping { ping: Ping::Syn(port), .. } => Some((Answer::Reset { port, attempt: None }, RTT)),
+            _ => closed(seen),
+        }
+    });
+    let shunned = sim.host("10.0.0.7");
+    let suspect = shunned.suspect.clone().unwrap();
+    assert_eq!(suspect.kind, SuspectKind::Shunned, "{suspect:?}");
+    assert_eq!(shunned.ports_in(Protocol::Tcp, PortState::Closed).len() / 10, 9);
+    for (address, host) in sim.hosts.iter().filter(|(address, _)| address.to_string() != "10.0.0.7") {
+        assert_eq!(host.ports_in(Protocol::Tcp, PortState::Closed).len(), 2000, "{address}");
+        assert_eq!(host.suspect, None);
+    }
+    let others =
+        sim.sent.iter().filter(|seen| seen.address.to_string() != "10.0.0.7").map(|seen| seen.at).max();
+    assert!(others.unwrap() - sim.start < Duration::from_secs(4), "{:?}", others.unwrap() - sim.start);
+    assert!(sim.took() < Duration::from_secs(60), "{:?}", sim.took());
+}
+
+/// 20,000 packets a second pass, and a firewall swallows nearly everything: nothing but the gauge shows the loss.
+#[test]
+fn a_narrow_path_to_a_silent_host_hides_no_open_port() {
+    for passes in [20_000.0, 5_000.0] {
+        let (mut credit, mut last) = (50.0, None);
+        let sim = Sim::new(plan("10.0.0.1", "1-20000"), "").run(|seen| {
+            let since = last.replace(seen.at).map_or(0.0, |last: Instant| (seen.at - last).as_secs_f64());
+            credit = f64::min(credit + since * passes, 100.0);
+            if credit < 1.0 {
+                return None;
+            }
+            credit -= 1.0;
+            match seen.what {
+                What::Ping { ping: Ping::Echo, .. } => Some((Answer::Ping { echo: true }, RTT)),
+                What::Ping { ping: Ping::Syn(port), .. } => {
+                    Some((Answer::SynAck { port, attempt: None, window: 64_240, options: true }, RTT))
+                }
+                _ if tcp(seen)? % 400 == 7 => open(seen),
+                _ => None,
+            }
+        });
+        let open = sim.host("10.0.0.1").ports_in(Protocol::Tcp, PortState::Open).len();
+        assert!(open >= 50, "{open} of 50 at {passes} a second");
+        assert!(sim.took() < Duration::from_secs(120), "{:?} at {passes}", sim.took());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
@@ -315,7 +372,11 @@ proptest! {
                 return None;
             }
             match seen.what {
-                What::Ping { .. } => Some((Answer::Ping { echo: false }, RTT)),
+                What::Ping { ping: Ping::Syn(port), .. } if port % 3 == 0 => {
+                    Some((Answer::SynAck { port, attempt: None, window: 64_240, options: true }, RTT))
+                }
+                What::Ping { ping: Ping::Syn(port), .. } => Some((Answer::Reset { port, attempt: None }, RTT)),
+                What::Ping { ping, .. } => Some((Answer::Ping { echo: ping == Ping::Echo }, RTT)),
                 What::Port { track: TrackId::Udp, port, .. } if port % 2 == 0 => Some((Answer::Datagram { port }, RTT)),
                 What::Port { track: TrackId::Udp, .. } => None,
                 What::Port { port, .. } if port % 3 == 0 => open(seen),
