@@ -35,7 +35,7 @@ pub struct Row {
     pub dropped: Dropped,
     /// Who takes part, beside Portolan.
     pub peers: Vec<Peer>,
-    /// Portolan's flags; ranges are scanned with `--no-discover`, as the peers scan them.
+    /// Portolan's flags; ranges are scanned with `--no-discover`, as the peers scan them, but for the row `half`.
     pub flags: &'static [&'static str],
     /// Scans one after the other that count as one run.
     pub times: usize,
@@ -353,7 +353,10 @@ impl Row {
         if let (Some(method), false) = (method, self.udp) {
             flags[1] = method.to_owned();
         }
-        flags.push("--no-discover".into());
+        // Without a word from a host nobody knows how long it takes to answer: the default asks first.
+        if self.name != "half" {
+            flags.push("--no-discover".into());
+        }
         flags
     }
 }
