@@ -93,7 +93,7 @@ fn resets_by_a_device_on_the_way_are_told() {
             let scan = scan(&scene, address, &[]);
             let (word, confidence) = suspicion(&scan, address);
             assert_eq!(word, "rst-injection", "{address}");
-            assert!(confidence >= 0.8, "{confidence}");
+            assert!(confidence >= 0.5, "{confidence}");
             let told = scan.verdicts("office-1").of(address).to_string();
             assert_eq!(told, "open 22,80; closed 1-21,23-79,81-100");
         }

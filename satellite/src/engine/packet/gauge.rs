@@ -25,6 +25,9 @@ const SHUNNED: u32 = 20;
 /// … for so long, answers us no more.
 const SHUNNED_FOR: Duration = Duration::from_secs(20);
 
+/// Where everything was lost for so long, it was an outage rather than too much at once.
+const OUTAGE: Duration = Duration::from_secs(1);
+
 /// More gauges lost in a row than these are the host's own doing, not the path's.
 const OF_THE_PATH: u32 = 4;
 
@@ -54,6 +57,7 @@ pub(super) struct Gauge {
     /// Gauges that were lost in a row, and since when.
     lost: u32,
     silent_since: Option<Instant>,
+    recovered: bool,
 }
 
 impl Gauge {
@@ -125,6 +129,8 @@ impl Gauge {
     }
 
     fn passed(&mut self, at: Instant) -> Option<Duration> {
+        let out_for = self.silent_since.map_or(Duration::ZERO, |since| at.saturating_duration_since(since));
+        self.recovered |= self.lost >= OF_THE_PATH && out_for >= OUTAGE;
         (self.lost, self.silent_since) = (0, None);
         self.out.pop_front().map(|sent| at.saturating_duration_since(sent))
     }
@@ -138,6 +144,16 @@ impl Gauge {
         self.silent_since.get_or_insert(now);
         let of_the_path = self.lost <= OF_THE_PATH;
         self.out.pop_front().map(|sent| (sent, of_the_path))
+    }
+
+    /// Whether what answered before does not at the moment: no silence counts until it does.
+    pub(super) fn is_out(&self) -> bool {
+        self.lost > 0
+    }
+
+    /// Whether an outage is over; told once.
+    pub(super) fn take_recovered(&mut self) -> bool {
+        std::mem::take(&mut self.recovered)
     }
 
     /// Whether a host that answered before answers us no more.

@@ -315,11 +315,16 @@ impl Host {
         let mut change = Change::default();
         let waits = self.waits(path);
         let needed = self.probes_needed(path);
+        let is_out = self.gauge.is_out();
         for id in [TrackId::Tcp, TrackId::Canary] {
             let Some(track) = self.track(id) else { continue };
             let mut settled = 0;
             while let Some((cell, wait)) = track.overdue(waits, now) {
-                settled += u32::from(conclude(track, cell, wait, needed));
+                if is_out {
+                    track.repeat(cell);
+                } else {
+                    settled += u32::from(conclude(track, cell, wait, needed));
+                }
             }
             if id == TrackId::Tcp {
                 change.settled += settled;

@@ -10,6 +10,7 @@ mod gauge;
 mod hops;
 mod host;
 mod pace;
+mod policy;
 mod scheduler;
 mod suspicion;
 mod track;

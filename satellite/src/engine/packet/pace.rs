@@ -40,6 +40,9 @@ const CONGESTED: f64 = 0.125;
 /// The most that is ever taken for chance.
 const MAX_TOLERATED: f64 = 0.7;
 
+/// What is left of the rate when nothing arrives any more.
+const BLIND: f64 = 0.25;
+
 /// Answers that take this much longer than they need have stood in a queue; …
 const QUEUED: Duration = Duration::from_millis(20);
 /// … so many of them all did so, …
@@ -212,12 +215,19 @@ impl Pace {
         }
         self.cut = Some(Cut { sent, answered });
         // More than was sent says nothing.
-        self.rate = (self.rate.min(sent) * (1.0 - share) * DRAIN).max(self.bounds.min);
+        // Where nothing at all arrives, it may be an outage as well: not all of the rate goes at once.
+        let passes = if answered > 0.0 { (1.0 - share) * DRAIN } else { BLIND };
+        self.rate = (self.rate.min(sent) * passes).max(self.bounds.min);
         self.tokens = self.tokens.min(0.0);
         if self.rate * 2.0 < self.era_rate {
             self.era = self.era.wrapping_add(1);
             self.era_rate = self.rate;
         }
+    }
+
+    /// An outage is over, which said nothing about the rate: it doubles again, from where it is.
+    pub(super) fn restart(&mut self) {
+        (self.doubling, self.plateau, self.cut) = (true, 0, None);
     }
 
     /// This host has no room for as much.
@@ -356,6 +366,7 @@ mod tests {
                     match lost.iter().position(|(_, known)| *known <= now) {
                         Some(i) => {
                             let (sent, _) = lost.swap_remove(i);
+                            pace.answered(None);
                             pace.lost(sent, now);
                         }
                         None => pace.answered(None),

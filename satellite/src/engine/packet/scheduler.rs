@@ -495,6 +495,12 @@ impl Scheduler {
                 self.trunk.lost(sent, now);
             });
         }
+        if change.recovered {
+            self.trunk.restart();
+            if let Some(lane) = self.lanes.get_mut(active.lane) {
+                lane.control.pace.restart();
+            }
+        }
         for sent in change.lost {
             if let Some(lane) = self.lanes.get_mut(active.lane) {
                 lane.loss.count(true);

@@ -3,6 +3,7 @@
 use super::discovery::Ping;
 use super::hops::{Due, HopKey, Hops};
 use super::host::{Answer, What};
+use super::policy::Policy;
 use super::scheduler::{Probe, Scheduler};
 use crate::engine::connect::own_addresses;
 use crate::engine::udp::{UdpAnswer, UdpProber, UdpSeen};
@@ -43,6 +44,7 @@ struct Raw {
     /// How many hosts go by each hop.
     users: HashMap<HopKey, u32>,
     own: HashSet<IpAddr>,
+    policy: Policy,
     looked: Option<Instant>,
 }
 
@@ -50,6 +52,8 @@ struct Raw {
 struct Way {
     source: IpAddr,
     hop: Option<HopKey>,
+    /// Whether the kernel, its firewall included, has let a probe pass: until then it is asked.
+    passed: bool,
 }
 
 /// See the module.
@@ -157,6 +161,7 @@ impl Wires {
                     continue;
                 }
                 scheduler.left(*probe, began + each * i as u32);
+                raw.pass(probe.host);
             }
             // The last ones first: a port's latest probe is the one that is taken back.
             self.failed.sort_unstable_by_key(|(place, _)| std::cmp::Reverse(*place));
@@ -166,8 +171,10 @@ impl Wires {
                     continue;
                 }
                 let probe = self.queued.swap_remove(place);
-                if !matches!(errno, Errno::EPERM | Errno::ENOBUFS | Errno::EAGAIN | Errno::ENOMEM) {
-                    raw.lose(probe.host);
+                match errno {
+                    Errno::EPERM => raw.leave_to_the_kernel(probe.host),
+                    Errno::ENOBUFS | Errno::EAGAIN | Errno::ENOMEM => {}
+                    _ => raw.lose(probe.host),
                 }
                 short = fail(scheduler, probe, errno, now).or(short);
             }
@@ -283,6 +290,7 @@ impl Raw {
             ways: Vec::new(),
             users: HashMap::new(),
             own: own_addresses()?,
+            policy: Policy::default(),
             looked: None,
         })
     }
@@ -298,11 +306,12 @@ impl Raw {
         };
         let hop = match route.hop {
             Hop::Kernel => None,
+            Hop::Gateway(_) if self.policy.applies(address, route.interface) => None,
             Hop::Gateway(gateway) => Some(gateway),
             Hop::OnLink => Some(address),
         };
         let hop = hop.map(|address| HopKey { interface: route.interface, address });
-        self.set_way(host, Way { source: route.source, hop });
+        self.set_way(host, Way { source: route.source, hop, passed: route.hop == Hop::OnLink });
         let Some(key) = hop else { return scheduler.routed(host, false, now) };
         let Self { hops, routes, .. } = self;
         let on_link = route.hop == Hop::OnLink;
@@ -326,6 +335,21 @@ impl Raw {
         }
         if let Some(entry) = self.ways.get_mut(host) {
             *entry = Some(way);
+        }
+    }
+
+    /// The kernel let a probe to a host pass.
+    fn pass(&mut self, host: usize) {
+        if let Some(Some(way)) = self.ways.get_mut(host) {
+            way.passed = true;
+        }
+    }
+
+    /// This host's own firewall has a word about a host: it is to have it port by port.
+    fn leave_to_the_kernel(&mut self, host: usize) {
+        if let Some(source) = self.ways.get(host).copied().flatten().map(|way| way.source) {
+            self.lose(host);
+            self.set_way(host, Way { source, hop: None, passed: true });
         }
     }
 
@@ -397,7 +421,7 @@ impl Raw {
             if errno == Errno::EAFNOSUPPORT {
                 if let Some(source) = self.ways.get(host).copied().flatten().map(|way| way.source) {
                     self.lose(host);
-                    self.set_way(host, Way { source, hop: None });
+                    self.set_way(host, Way { source, hop: None, passed: true });
                 }
                 scheduler.routed(host, false, now);
             } else {
@@ -411,6 +435,7 @@ impl Raw {
         let Some(way) = self.ways.get(probe.host).copied().flatten() else { return false };
         let via = match way.hop {
             None => Via::Kernel,
+            Some(_) if !way.passed => Via::Kernel,
             Some(key) => match self.hops.address(key) {
                 Some(mac) => Via::Link { interface: key.interface, address: mac },
                 None => return false,

@@ -33,6 +33,8 @@ pub(in crate::engine::packet) struct Change {
     pub(in crate::engine::packet) open: u32,
     /// A probe was answered: for the path's loss and rate.
     pub(in crate::engine::packet) arrived: Option<Arrived>,
+    /// An outage is over.
+    pub(in crate::engine::packet) recovered: bool,
     /// When probes had left that must have been lost, though nothing arrived.
     pub(in crate::engine::packet) lost: Vec<Instant>,
 }
@@ -197,7 +199,12 @@ impl Host {
         let queued = Some(self.shortest.excess(rtt, at));
         self.loss.count(false);
         self.pace.answered(queued);
-        Change { arrived: Some(Arrived { rtt: Some(rtt), queued, lost: Lost::NONE }), ..Change::default() }
+        let recovered = self.gauge.take_recovered();
+        if recovered {
+            self.pace.restart();
+        }
+        let arrived = Some(Arrived { rtt: Some(rtt), queued, lost: Lost::NONE });
+        Change { arrived, recovered, ..Change::default() }
     }
 
     /// An answer to a port that has its last word: if that was silence, the answer came late, and it stands.

@@ -332,6 +332,24 @@ fn a_host_that_shuns_us_is_told_and_holds_up_nobody() {
     assert!(sim.took() < Duration::from_secs(60), "{:?}", sim.took());
 }
 
+/// A path that is gone for two seconds is no firewall.
+#[test]
+fn an_outage_on_the_way_is_waited_for() {
+    for max_rate in [Some(300), None] {
+        let mut start = None;
+        let plan = Plan { max_rate, ..plan("10.0.0.1", "1-1000") };
+        let mut sim = Sim::new(plan, "");
+        let done = sim.run_for(Duration::from_secs(60), |seen| {
+            let since = seen.at - *start.get_or_insert(seen.at);
+            let begins = if max_rate.is_some() { MS * 500 } else { MS * 22 };
+            if (begins..begins + MS * 2000).contains(&since) { None } else { closed(seen) }
+        });
+        assert!(done && sim.took() < Duration::from_secs(12), "{:?}", sim.took());
+        let filtered = sim.host("10.0.0.1").ports_in(Protocol::Tcp, PortState::Filtered).len();
+        assert_eq!(filtered, 0, "{max_rate:?} {:?}", sim.host("10.0.0.1").suspect);
+    }
+}
+
 /// 20,000 packets a second pass, and a firewall swallows nearly everything: nothing but the gauge shows the loss.
 #[test]
 fn a_narrow_path_to_a_silent_host_hides_no_open_port() {
