@@ -167,9 +167,14 @@ fn host_reason(seen: &HostObservation) -> Reason {
 fn scan_type(protocol: Protocol, satellites: &[SatelliteResult]) -> &'static str {
     match protocol {
         Protocol::Udp => "udp",
-        Protocol::Tcp if satellites.iter().any(|satellite| satellite.method == "syn") => "syn",
+        Protocol::Tcp if satellites.iter().any(used_syn) => "syn",
         Protocol::Tcp => "connect",
     }
+}
+
+/// The method is `syn, udp` where ports of both protocols were asked for.
+fn used_syn(satellite: &SatelliteResult) -> bool {
+    satellite.method.split(',').any(|method| method.trim() == "syn")
 }
 
 /// C's `ctime`, as nmap prints times: `Fri Nov 20 08:11:06 2026`.
@@ -205,8 +210,9 @@ impl<W: Write> Xml<W> {
 mod tests {
     use super::*;
     use crate::scan_result::fixture::{
-        host, hosts, one_vantage, result, started, suspect, two_vantages, udp,
+        end, event, host, hosts, one_vantage, result, started, suspect, two_vantages, udp,
     };
+    use portolan_proto::v1::{self, scan_event};
 
     fn xml(scan: &ScanResult, all: bool) -> String {
         let mut out = Vec::new();
@@ -298,6 +304,24 @@ mod tests {
    </extraports>
 "#;
         assert!(many.contains(counted) && many.matches("<port ").count() == 1, "{many}");
+    }
+
+    #[test]
+    fn each_protocol_has_the_type_of_scan_that_was_done() {
+        let of = |asked, method: &str| {
+            let last = v1::SatelliteEnd { method: method.into(), ..end("s", 0, 1, 4) };
+            xml(
+                &result(asked, &["s"], vec![started(&[("s", "x")]), event(scan_event::Event::End(last))]),
+                false,
+            )
+        };
+        let tcp =
+            |scan| format!("<scaninfo type=\"{scan}\" protocol=\"tcp\" numservices=\"1\" services=\"22\"/>");
+        let udp = "<scaninfo type=\"udp\" protocol=\"udp\" numservices=\"1\" services=\"53\"/>";
+        assert!(of("22", "syn").contains(&tcp("syn")));
+        assert!(of("22", "connect").contains(&tcp("connect")));
+        assert!(of("U:53", "udp").contains(udp) && !of("U:53", "udp").contains("protocol=\"tcp\""));
+        assert!(of("T:22,U:53", "syn, udp").contains(&format!("{}\n {udp}", tcp("syn"))));
     }
 
     #[test]
