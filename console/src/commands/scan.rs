@@ -26,6 +26,9 @@ const STOPPING: Duration = Duration::from_secs(1);
 /// How many warnings of one kind are printed for a satellite.
 const MAX_WARNINGS: usize = 20;
 
+/// The rule of addresses that no scope file can permit.
+const RESERVED_RULE: &str = "reserved address";
+
 /// Does what was typed.
 pub fn run(args: ScanArgs, global: &Global) -> Result<Exit, ConsoleError> {
     let format = global.format(Format::SCAN, "scan")?;
@@ -50,7 +53,7 @@ pub fn run(args: ScanArgs, global: &Global) -> Result<Exit, ConsoleError> {
         })?;
     }
     warnings(&scan).iter().for_each(|text| warn(text));
-    if !scan.interrupted && scan.satellites.iter().any(|satellite| !satellite.refusals.is_empty()) {
+    if !scan.interrupted && is_any_scope_too_narrow(&scan) {
         hint("a satellite's scope is widened in the satellite.toml on its own machine, and only there");
     }
     match lost {
@@ -130,6 +133,12 @@ fn cancel(mut client: Client, scan_id: &str) {
 fn command_line() -> String {
     let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
     std::iter::once("portolan".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether a satellite refused something that its scope file could permit.
+fn is_any_scope_too_narrow(scan: &ScanResult) -> bool {
+    let mut refusals = scan.satellites.iter().flat_map(|satellite| &satellite.refusals);
+    refusals.any(|refusal| refusal.rule != RESERVED_RULE)
 }
 
 /// What kept the scan from being whole, satellite by satellite.

@@ -40,6 +40,22 @@ fn every_kind_of_gap_is_warned_of() {
 }
 
 #[test]
+fn a_wider_scope_is_the_advice_only_where_it_would_help() {
+    let of = |rules: &[&str]| {
+        let refusal = |rule: &&str| v1::Refusal {
+            target: "224.0.0.1".into(),
+            ports: String::new(),
+            rule: (*rule).into(),
+        };
+        let refusals = rules.iter().map(refusal).collect();
+        let last = v1::SatelliteEnd { refusals, ..end("a", 0, 0, 0) };
+        is_any_scope_too_narrow(&result("22", &["a"], vec![event(Event::End(last)), finished()]))
+    };
+    assert!(!of(&[]) && !of(&["reserved address"]));
+    assert!(of(&["reserved address", "deny 10.0.0.1"]) && of(&["not in allow"]));
+}
+
+#[test]
 fn who_began_did_not_finish_and_who_did_not_took_no_part() {
     let lost = |satellite: &str| {
         let error = "it restarted during the scan".into();
