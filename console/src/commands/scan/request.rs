@@ -38,6 +38,12 @@ pub fn build(args: &ScanArgs) -> Result<(v1::ScanRequest, PortSpec), ConsoleErro
     let ports = read_ports(args.ports.as_deref().unwrap_or(usual), args.method)
         .map_err(|error| mistakes.push(error.to_string()))
         .unwrap_or_default();
+    if args.udp_budget.is_some() && !ports.tcp.is_empty() && ports.udp.is_empty() {
+        mistakes.push(
+            "--udp-budget bounds UDP ports, and none is asked for: name some with -p U:53,161 or --method udp"
+                .to_owned(),
+        );
+    }
     let satellites = unique(&args.from);
     if satellites.iter().any(String::is_empty) {
         mistakes.push("--from names an empty satellite".to_owned());
@@ -193,6 +199,19 @@ mod tests {
         assert_eq!(found.len(), 4, "{found:?}");
         assert!(found[0].contains("10.0.0.256") && found[1].contains("10.0.0.1/33"), "{found:?}");
         assert!(found[2].starts_with("excluded target") && found[3].contains("70000"), "{found:?}");
+    }
+
+    #[test]
+    fn a_budget_for_udp_needs_udp_ports() {
+        let found = mistakes("10.0.0.1 -p 22,80 --udp-budget 30s --from a");
+        assert!(
+            matches!(found.as_slice(), [one] if one.starts_with("--udp-budget bounds UDP ports")),
+            "{found:?}"
+        );
+        assert_eq!(mistakes("10.0.0.1 --udp-budget 30s --from a").len(), 1, "top-1000 is TCP");
+        assert!(build(&args("10.0.0.1 -p T:22,U:53 --udp-budget 30s --from a")).is_ok());
+        // Bad ports are one mistake, not two.
+        assert_eq!(mistakes("10.0.0.1 -p 70000 --udp-budget 30s --from a").len(), 1);
     }
 
     #[test]
