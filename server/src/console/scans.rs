@@ -187,9 +187,11 @@ fn can(satellite: &v1::Satellite, capability: &str) -> bool {
     satellite.capabilities.iter().any(|offered| offered == capability)
 }
 
-/// What a satellite passes over in a request that it takes part in all the same.
+/// What a satellite passes over in a request that it takes part in all the same. Of host discovery a version that knows
+/// `udp` tells itself, with the reason.
 fn shortcomings(satellite: &v1::Satellite, request: &v1::ScanRequest) -> Vec<String> {
-    let passed_over = request.discover() == v1::Discovery::On && !can(satellite, DISCOVER);
+    let passed_over =
+        request.discover() == v1::Discovery::On && !can(satellite, DISCOVER) && !can(satellite, "udp");
     let note = || "host discovery is not available there: every address was probed".to_owned();
     passed_over.then(note).into_iter().collect()
 }
@@ -290,6 +292,9 @@ mod tests {
         assert_eq!(absence(&office, &discover), None);
         assert_eq!(shortcomings(&office, &discover).len(), 1);
         assert!(shortcomings(&office, &auto).is_empty());
+        let tells_itself =
+            v1::Satellite { capabilities: ["connect", "udp"].map(str::to_owned).into(), ..office };
+        assert!(shortcomings(&tells_itself, &discover).is_empty());
     }
 
     #[test]
