@@ -1,6 +1,7 @@
 //! Ctrl-C and SIGTERM: at once by default, politely while a scan runs.
 
 use crate::errors::Exit;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::runtime;
@@ -58,6 +59,15 @@ impl Interrupts {
     }
 }
 
+/// What was drawn from the cursor on goes (ECMA-48 ED), so that the shell's prompt has a line of its own.
+fn leave_terminal() {
+    let mut stderr = io::stderr();
+    if stderr.is_terminal() {
+        // A terminal that went away needs no clearing.
+        let _ = stderr.write_all(b"\x1b[J\n");
+    }
+}
+
 impl State {
     async fn run(&self) {
         let (Ok(mut interrupt), Ok(mut terminate)) =
@@ -71,6 +81,7 @@ impl State {
                 _ = terminate.recv() => {}
             }
             if !self.polite.swap(false, Ordering::SeqCst) {
+                leave_terminal();
                 std::process::exit(Exit::Interrupted as i32);
             }
             self.asked.notify_one();
