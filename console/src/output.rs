@@ -12,6 +12,7 @@ pub mod time;
 
 use crate::errors::ConsoleError;
 use clap::ValueEnum;
+use console::Term;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use paint::{Paint, styles};
@@ -77,18 +78,28 @@ pub struct View {
     pub now: Timestamp,
     /// The reader's own.
     pub zone: TimeZone,
+    /// Columns of the terminal; none where there is none.
+    pub width: Option<usize>,
 }
 
 impl View {
     /// For stdout, here and now.
     pub fn of_stdout() -> Self {
-        Self { paint: Paint::for_stdout(), now: Timestamp::now(), zone: TimeZone::system() }
+        let term = Term::stdout();
+        let width = term.is_term().then(|| term.size_checked()).flatten();
+        Self {
+            paint: Paint::for_stdout(),
+            now: Timestamp::now(),
+            zone: TimeZone::system(),
+            width: width.map(|(_, columns)| columns.into()),
+        }
     }
 
-    /// A fixed one: no colours, UTC, 2026-05-01 12:00.
+    /// A fixed one: no colours, no width, UTC, 2026-05-01 12:00.
     #[cfg(test)]
     pub fn fixed() -> Self {
-        Self { paint: Paint::off(), now: Timestamp::from_second(1_777_636_800).unwrap(), zone: TimeZone::UTC }
+        let now = Timestamp::from_second(1_777_636_800).unwrap();
+        Self { paint: Paint::off(), now, zone: TimeZone::UTC, width: None }
     }
 }
 

@@ -140,6 +140,27 @@ pub fn and(words: &[String]) -> String {
     }
 }
 
+/// A list after a lead, in lines of so many columns that break between items; those after the first stand below the
+/// first item. An item that is wider than a line has one for itself.
+pub fn listing(lead: &str, items: &[String], width: Option<usize>) -> Vec<String> {
+    let indent = lead.chars().count();
+    let mut lines: Vec<String> = Vec::new();
+    let mut line = lead.to_owned();
+    for (i, item) in items.iter().enumerate() {
+        let piece = if i + 1 < items.len() { format!("{item},") } else { item.clone() };
+        let is_begun = line.chars().count() > indent;
+        let columns = line.chars().count() + usize::from(is_begun) + piece.chars().count();
+        if is_begun && width.is_some_and(|width| columns > width) {
+            lines.push(std::mem::replace(&mut line, format!("{:indent$}{piece}", "")));
+        } else {
+            line.push_str(if is_begun { " " } else { "" });
+            line.push_str(&piece);
+        }
+    }
+    lines.push(line);
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,6 +205,21 @@ mod tests {
         let text = ports(&even, Protocol::Tcp);
         assert!(text.ends_with(",…/tcp (1,000 ports)"), "{text}");
         assert!(text.len() < 80, "{text}");
+    }
+
+    #[test]
+    fn lists_break_between_items() {
+        let items = ["1,020 closed (reset)", "7 filtered (no-response)", "1 open"].map(str::to_owned);
+        assert_eq!(
+            listing("Not shown: ", &items, None),
+            ["Not shown: 1,020 closed (reset), 7 filtered (no-response), 1 open"]
+        );
+        assert_eq!(
+            listing("Not shown: ", &items, Some(45)),
+            ["Not shown: 1,020 closed (reset),", "           7 filtered (no-response), 1 open"]
+        );
+        assert_eq!(listing("Not shown: ", &items, Some(3)).len(), 3);
+        assert_eq!(listing("Not shown: ", &[], Some(3)), ["Not shown: "]);
     }
 
     #[test]

@@ -109,9 +109,7 @@ impl Progress {
 
     /// The result comes now: away with the lines.
     pub fn clear(&mut self) {
-        if let Some(mut screen) = self.screen.take() {
-            screen.clear();
-        }
+        self.screen = None;
     }
 
     fn draw(&mut self) {

@@ -31,9 +31,16 @@ impl Screen {
         self.write(ERASE);
     }
 
-    /// A terminal that went away shows nothing.
+    /// A terminal that went away shows nothing, which is no error.
     fn write(&self, text: &str) {
         let _ = self.0.write_str(text);
+    }
+}
+
+/// Whatever comes next, an error or the result, finds nothing there.
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

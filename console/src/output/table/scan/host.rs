@@ -15,6 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How many lines of differences one host gets.
 const MAX_DIFFERENCES: usize = 12;
 
+/// How many ports are listed of a host for which somebody else may answer, where not all are asked for.
+const MAX_SUSPECT_PORTS: usize = 25;
+
 /// The host's lines. `absent` are the vantage points that did not scan it.
 pub fn render(
     sightings: &Sightings<'_>,
@@ -27,14 +30,23 @@ pub fn render(
     let classes = classes(&seen, asked);
     let differences: Vec<&Class> = classes.iter().filter(|class| !class.agrees()).collect();
     let mut lines = heading(sightings, absent, differences.is_empty(), view);
-    let rows = rows(&seen, all);
+    lines.push_str(&suspicions(sightings, view));
+    let mut rows = rows(&seen, all);
+    let listed = listed(&rows);
+    let is_suspect = seen.iter().any(|seen| seen.suspect.is_some());
+    let unlisted = if is_suspect && !all { rows.len().saturating_sub(MAX_SUSPECT_PORTS) } else { 0 };
+    if unlisted > 0 {
+        rows = rows.into_iter().take(MAX_SUSPECT_PORTS).collect();
+    }
     if !rows.is_empty() {
         let columns = if differences.is_empty() { alike(&rows) } else { side_by_side(&rows, sightings) };
         lines.push_str(&columns.render(view.paint));
     }
-    lines.push_str(&rest(sightings, asked, &listed(&rows), view));
+    if unlisted > 0 {
+        lines.push_str(&format!("  … and {} more\n", grouped(unlisted as u64)));
+    }
+    lines.push_str(&rest(sightings, asked, &listed, view));
     lines.push_str(&disagreements(&differences, sightings, view));
-    lines.push_str(&suspicions(sightings, view));
     lines
 }
 
@@ -168,24 +180,28 @@ fn side_by_side(rows: &Rows, sightings: &Sightings<'_>) -> Columns {
 
 /// The ports that are not listed, in numbers; once, or by vantage point where the numbers differ.
 fn rest(sightings: &Sightings<'_>, asked: &PortSpec, listed: &PortSpec, view: &View) -> String {
-    let texts: Vec<String> = sightings.iter().map(|(_, seen)| rest_of(seen, asked, listed)).collect();
+    let each: Vec<_> = sightings.iter().map(|(_, seen)| rest_of(seen, asked, listed)).collect();
     let title = if listed.is_empty() { "No open ports" } else { "Not shown" };
-    let line = |title: &str, text: &str| match text {
-        "" => String::new(),
-        text => format!("  {}\n", view.paint.apply(styles::QUIET, &format!("{title}: {text}"))),
+    let lines = |title: &str, items: &[String]| -> String {
+        if items.is_empty() {
+            return String::new();
+        }
+        let lines =
+            text::listing(&format!("{title}: "), items, view.width.map(|width| width.saturating_sub(2)));
+        lines.iter().map(|line| format!("  {}\n", view.paint.apply(styles::QUIET, line))).collect()
     };
-    match texts.as_slice() {
-        [first, others @ ..] if others.iter().all(|text| text == first) => line(title, first),
+    match each.as_slice() {
+        [first, others @ ..] if others.iter().all(|items| items == first) => lines(title, first),
         _ => sightings
             .iter()
-            .zip(&texts)
-            .map(|((name, _), text)| line(&format!("{title} from {}", printable(name)), text))
+            .zip(&each)
+            .map(|((name, _), items)| lines(&format!("{title} from {}", printable(name)), items))
             .collect(),
     }
 }
 
-/// `65,532 closed (conn-refused), 1 filtered (no-response)`.
-fn rest_of(seen: &HostObservation, asked: &PortSpec, listed: &PortSpec) -> String {
+/// `65,532 closed (conn-refused)`, `1 filtered (no-response)`.
+fn rest_of(seen: &HostObservation, asked: &PortSpec, listed: &PortSpec) -> Vec<String> {
     let several = protocols(asked).count() > 1;
     let mut counts: BTreeMap<(Protocol, PortState, Reason), u64> = BTreeMap::new();
     for run in &seen.runs {
@@ -205,7 +221,7 @@ fn rest_of(seen: &HostObservation, asked: &PortSpec, listed: &PortSpec) -> Strin
     if !seen.unscanned.is_empty() {
         parts.push(format!("{} not probed (outside the scope)", grouped(seen.unscanned.len() as u64)));
     }
-    parts.join(", ")
+    parts
 }
 
 /// `Differs: 3306/tcp: filtered from office-1, open from pci-1`.

@@ -184,12 +184,12 @@ fn udp_ports_suspicions_and_notes() {
         of(suspect(udp("161", "69"))),
         "\
 10.0.0.7  seen from a
+  a says: 10.0.0.7 looks like a SYN proxy (95 % sure): 3 of 3 random high ports answered
   PORT     STATE          REASON             SERVICE  RTT
   53/udp   open           udp-response       domain   0.41 ms
   69/udp   open|filtered  icmp-rate-limited  tftp
   161/udp  open|filtered  no-response        snmp
   Not shown: 9 closed (port-unreach)
-  a says: 10.0.0.7 looks like a SYN proxy (95 % sure): 3 of 3 random high ports answered
 
 a: the UDP budget was used up\\u{1b}
 1 of 1 host up, 1 open port; 60 probes in 12.3 s (udp)
@@ -201,5 +201,32 @@ a: the UDP budget was used up\\u{1b}
             "Not shown: 31 open|filtered (icmp-rate-limited), 9 closed (port-unreach), 1 open|filtered (no-response)"
         ),
         "{many}"
+    );
+}
+
+#[test]
+fn of_a_suspect_host_a_few_ports_are_listed_and_the_rest_counted() {
+    let seen = suspect(host(
+        "10.0.0.7",
+        "10.0.0.7",
+        true,
+        &[(PortState::Open, Reason::SynAck, "1-1024"), (PortState::Closed, Reason::Reset, "2000")],
+    ));
+    let scan = result("1-1024,2000", &["a"], vec![started(&[("a", "x")]), hosts("a", &[seen]), finished()]);
+    let text = page(&scan, false);
+    let heading = "10.0.0.7  seen from a\n  a says: 10.0.0.7 looks like a SYN proxy";
+    assert!(text.starts_with(heading) && text.matches("/tcp  ").count() == 25, "{text}");
+    assert!(text.contains("\n  … and 999 more\n  Not shown: 1 closed (reset)\n"), "{text}");
+    let all = page(&scan, true);
+    assert!(all.contains("  1024/tcp  open") && !all.contains(" more"), "{all}");
+}
+
+#[test]
+fn what_is_not_shown_breaks_at_the_terminals_width() {
+    let view = View { width: Some(60), ..View::fixed() };
+    let text = render(&one_vantage(), false, &view);
+    assert!(
+        text.contains("\n  Not shown: 1,020 closed (conn-refused),\n             1 filtered (no-response)\n"),
+        "{text}"
     );
 }
