@@ -22,6 +22,8 @@ pub struct ScanResult {
     pub interrupted: bool,
     /// The ports that were asked for.
     pub asked: PortSpec,
+    /// Satellites were to find out first who is there, where they can, and to probe the ports of those alone.
+    pub discovers: bool,
     /// In the order asked.
     pub satellites: Vec<SatelliteResult>,
     /// In the order of arrival, until [`ScanResult::finish`] sorts them.
@@ -87,6 +89,7 @@ impl ScanResult {
             finished_at: now,
             interrupted: false,
             asked,
+            discovers: false,
             satellites,
             hosts: Vec::new(),
             ended: false,

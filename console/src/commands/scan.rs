@@ -75,6 +75,7 @@ async fn watch(
     lines: Option<bool>,
 ) -> Result<(ScanResult, Option<ConsoleError>), ConsoleError> {
     let mut scan = ScanResult::new(asked, &request.satellites, Timestamp::now());
+    scan.discovers = request::discovers(&request);
     let failed = || ConsoleError::call("scan");
     let mut events = client.scan(request).await.map_err(failed())?.into_inner();
     let mut stop_at: Option<Instant> = None;

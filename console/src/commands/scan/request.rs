@@ -3,7 +3,7 @@
 use crate::cli::{Method, ScanArgs};
 use crate::errors::ConsoleError;
 use portolan_common::ports::{PortSpec, PortSpecError};
-use portolan_common::targets::{TargetSpec, parse_all};
+use portolan_common::targets::{Target, TargetSpec, parse_all};
 use portolan_proto::{MAX_MESSAGE_BYTES, v1};
 use std::io::Read as _;
 use std::path::Path;
@@ -75,6 +75,19 @@ fn discovery(args: &ScanArgs) -> v1::Discovery {
         (true, _) => v1::Discovery::On,
         (_, true) => v1::Discovery::Off,
         _ => v1::Discovery::Unspecified,
+    }
+}
+
+/// Whether satellites look for hosts first, where they can: left to them, they do so for networks and ranges.
+pub fn discovers(request: &v1::ScanRequest) -> bool {
+    let is_range = |text: &String| {
+        text.parse::<TargetSpec>()
+            .is_ok_and(|spec| matches!(spec.target, Target::Addresses(set) if set.len() > 1))
+    };
+    match request.discover() {
+        v1::Discovery::On => true,
+        v1::Discovery::Off => false,
+        v1::Discovery::Unspecified => request.targets.iter().any(is_range),
     }
 }
 
@@ -191,6 +204,13 @@ mod tests {
         assert_eq!((bounded.max_rate, bounded.max_rate_per_host, bounded.udp_budget_ms), (500, 5, 60_000));
         assert_eq!(bounded.discover(), v1::Discovery::On);
         assert_eq!(request("10.0.0.1 --from a --no-discover").discover(), v1::Discovery::Off);
+    }
+
+    #[test]
+    fn hosts_are_looked_for_in_ranges_or_on_demand() {
+        let of = |line: &str| discovers(&build(&args(line)).unwrap().0);
+        assert!(!of("10.0.0.1 a.internal --from a") && of("10.0.0.1 --discover --from a"));
+        assert!(of("10.0.0.1 10.0.1.0/24 --from a") && !of("10.0.1.0/24 --no-discover --from a"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::output::View;
 use crate::output::paint::styles;
 use crate::output::text::{and, count, grouped, printable, seconds};
 use crate::scan_result::{ScanResult, SeenHost};
-use portolan_common::observation::{HostObservation, PortState};
+use portolan_common::observation::{HostObservation, PortState, Reason};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -43,13 +43,31 @@ pub fn render(scan: &ScanResult, all: bool, view: &View) -> String {
             "Nothing was scanned.\n"
         });
     } else if down == groups.len() {
-        page.push_str(&format!("No host answered: {} down.\n", count(down as u64, "host")));
+        page.push_str(&format!("No host answered: {} down.{}\n", count(down as u64, "host"), silence(scan)));
     } else if down > 0 {
         page.push_str(&format!("{} down, not shown.\n", count(down as u64, "more host")));
     }
     page.push_str(&notes(scan, view));
     page.push_str(&summary(scan, view));
     page
+}
+
+/// That the ports of the one host that was asked for were probed although nobody is there: it may be a firewall that
+/// drops. Nothing where host discovery may have passed it over, or where somebody said that it is not there.
+fn silence(scan: &ScanResult) -> String {
+    let [host] = scan.hosts.as_slice() else { return String::new() };
+    let runs = &host.seen.runs;
+    let is_probed = !scan.discovers || scan.satellites[host.satellite].method == "connect";
+    let is_silent = runs.iter().all(|run| run.reason == Reason::NoResponse);
+    match runs.iter().map(|run| run.ports.len() as u64).sum::<u64>() {
+        _ if !is_probed || !is_silent => String::new(),
+        0 => String::new(),
+        1 => " Its port was probed and counts as filtered: silent after retransmission.".to_owned(),
+        ports => format!(
+            " Its {} were probed and count as filtered: silent after retransmission.",
+            count(ports, "port")
+        ),
+    }
 }
 
 /// Why a satellite scanned by less than the best method, and what else it has to say; alike ones together.

@@ -2,7 +2,6 @@ use super::*;
 use crate::scan_result::fixture::{
     down, end, event, finished, host, hosts, one_vantage, ports, result, started, suspect, two_vantages, udp,
 };
-use portolan_common::observation::Reason;
 use portolan_proto::v1::{self, scan_event::Event};
 
 fn page(scan: &ScanResult, all: bool) -> String {
@@ -229,4 +228,28 @@ fn what_is_not_shown_breaks_at_the_terminals_width() {
         text.contains("\n  Not shown: 1,020 closed (conn-refused),\n             1 filtered (no-response)\n"),
         "{text}"
     );
+}
+
+#[test]
+fn of_one_silent_host_it_is_said_that_its_ports_were_probed() {
+    let of = |asked: &str, seen: HostObservation, method: &str, discovers| {
+        let last = v1::SatelliteEnd { method: method.into(), ..end("a", 0, 1, 8) };
+        let events = vec![started(&[("a", "x")]), hosts("a", &[seen]), event(Event::End(last)), finished()];
+        let mut scan = result(asked, &["a"], events);
+        scan.discovers = discovers;
+        page(&scan, false).lines().next().unwrap_or_default().to_owned()
+    };
+    let silent = || down("10.0.0.1", "10.0.0.1", "1-1000");
+    let words = "No host answered: 1 host down. Its 1,000 ports were probed and count as filtered: silent after \
+                 retransmission.";
+    assert_eq!(of("1-1000", silent(), "syn", false), words);
+    assert_eq!(of("1-1000", silent(), "connect", true), words, "it knows no discovery");
+    assert_eq!(of("1-1000", silent(), "syn", true), "No host answered: 1 host down.");
+    let one = of("22", down("10.0.0.1", "10.0.0.1", "22"), "syn", false);
+    assert!(
+        one.ends_with("Its port was probed and counts as filtered: silent after retransmission."),
+        "{one}"
+    );
+    let absent = host("h", "10.0.0.1", false, &[(PortState::Filtered, Reason::HostUnreach, "22")]);
+    assert_eq!(of("22", absent, "syn", false), "No host answered: 1 host down.");
 }
