@@ -36,7 +36,7 @@ pub fn run(args: ScanArgs, global: &Global) -> Result<Exit, ConsoleError> {
     let all = args.all;
     let (scan, lost) = converse(async |interrupts| {
         let client = session::open(&global.context).await?;
-        let progress = Progress::on_stderr(&request.satellites);
+        let progress = Progress::on_stderr(&request.satellites, request::discovers(&request));
         let hosts = (format == Format::Jsonl).then_some(all);
         watch(client, request, asked, &interrupts, progress, hosts).await
     })?;

@@ -33,23 +33,23 @@ struct Satellite {
 }
 
 impl Progress {
-    /// A line for each, if somebody watches.
-    pub fn on_stderr(satellites: &[String]) -> Self {
-        Self::new(satellites, Screen::on_stderr())
+    /// A line for each, if somebody watches. With `discovers` they may look for hosts before they probe ports.
+    pub fn on_stderr(satellites: &[String], discovers: bool) -> Self {
+        Self::new(satellites, discovers, Screen::on_stderr())
     }
 
     /// Shown nowhere.
     #[cfg(test)]
     pub fn none() -> Self {
-        Self::new(&[], None)
+        Self::new(&[], false, None)
     }
 
-    fn new(satellites: &[String], screen: Option<Screen>) -> Self {
+    fn new(satellites: &[String], discovers: bool, screen: Option<Screen>) -> Self {
         let width = satellites.iter().map(|name| printable(name).chars().count()).max().unwrap_or_default();
         let satellite = |name: &String| Satellite {
             name: name.clone(),
             line: Line::new(format!("{:<width$}", printable(name))),
-            meter: Meter::default(),
+            meter: Meter::new(discovers),
             is_away: false,
             has_ended: false,
         };

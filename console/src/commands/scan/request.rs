@@ -85,6 +85,7 @@ pub fn discovers(request: &v1::ScanRequest) -> bool {
             .is_ok_and(|spec| matches!(spec.target, Target::Addresses(set) if set.len() > 1))
     };
     match request.discover() {
+        _ if request.method == Method::Connect.as_str() => false,
         v1::Discovery::On => true,
         v1::Discovery::Off => false,
         v1::Discovery::Unspecified => request.targets.iter().any(is_range),
@@ -210,6 +211,7 @@ mod tests {
     fn hosts_are_looked_for_in_ranges_or_on_demand() {
         let of = |line: &str| discovers(&build(&args(line)).unwrap().0);
         assert!(!of("10.0.0.1 a.internal --from a") && of("10.0.0.1 --discover --from a"));
+        assert!(!of("10.0.1.0/24 --method connect --from a"));
         assert!(of("10.0.0.1 10.0.1.0/24 --from a") && !of("10.0.1.0/24 --no-discover --from a"));
     }
 

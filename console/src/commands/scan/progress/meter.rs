@@ -21,8 +21,9 @@ const LOOKING: Duration = Duration::from_secs(1);
 const FORESEEABLE: Duration = Duration::from_secs(24 * 3600);
 
 /// Follows one satellite.
-#[derive(Default)]
 pub struct Meter {
+    /// It may look for hosts before it probes ports.
+    discovers: bool,
     /// Time and probes sent, lately.
     probes: VecDeque<(Instant, u64)>,
     pace: Option<Pace>,
@@ -89,14 +90,23 @@ impl Pace {
         (left <= FORESEEABLE).then_some(left)
     }
 
-    /// Whether hosts get done, or probes leave before the first port is done, while ports stand still.
+    /// Whether probes leave while ports stand still, and hosts get done or no host that is not done has a port that is.
     fn is_finding_hosts(&self, now: Instant, step: &SatelliteProgress) -> bool {
-        let is_first = step.ports_done == 0 && step.hosts_total > 1 && step.probes_sent > self.probes_sent;
-        now.duration_since(self.moved_at) >= LOOKING && (step.hosts_done > self.hosts_done || is_first)
+        let product = |a: u64, b: u64| u128::from(a) * u128::from(b);
+        let is_none_begun =
+            product(step.ports_done, step.hosts_total) <= product(step.hosts_done, step.ports_total);
+        now.duration_since(self.moved_at) >= LOOKING
+            && step.probes_sent > self.probes_sent
+            && (step.hosts_done > self.hosts_done || is_none_begun && step.hosts_done < step.hosts_total)
     }
 }
 
 impl Meter {
+    /// Nothing is known yet.
+    pub fn new(discovers: bool) -> Self {
+        Self { discovers, probes: VecDeque::new(), pace: None }
+    }
+
     /// A satellite got this far.
     pub fn add(&mut self, now: Instant, step: &SatelliteProgress) {
         // A satellite that came back may count anew, and while it is away or paused nothing tells how fast it goes.
@@ -134,7 +144,7 @@ impl Meter {
         if step.paused {
             fields.push("paused".to_owned());
         } else if let Some(pace) = &self.pace {
-            if pace.is_finding_hosts(now, step) {
+            if self.discovers && pace.is_finding_hosts(now, step) {
                 fields.insert(0, "finding hosts".to_owned());
             }
             if let Some(left) = pace.left(now, step) {
@@ -168,7 +178,7 @@ mod tests {
 
     /// What is said after reports every quarter of a second, of which each knows the seconds since the first.
     fn after(seconds: f64, report: impl Fn(f64) -> SatelliteProgress) -> String {
-        let (start, mut meter) = (Instant::now(), Meter::default());
+        let (start, mut meter) = (Instant::now(), Meter::new(true));
         let mut said = String::new();
         for tick in 0..=(seconds * 4.0) as u32 {
             let (now, step) = (start + Duration::from_millis(250) * tick, report(f64::from(tick) / 4.0));
@@ -221,13 +231,23 @@ mod tests {
         let first = |seconds: f64| SatelliteProgress { hosts_done: 0, ..step(0, (seconds * 300.0) as u64) };
         assert!(after(1.0, first).starts_with("finding hosts"));
         assert!(!after(10.0, ports_at(1_000.0)).contains("finding"));
-        let waiting = |seconds: f64| step((seconds.min(5.0) * 10.0) as u64, (seconds * 300.0) as u64);
+        // Those that are passed over are done with all their ports.
+        let blocks =
+            |seconds: f64| SatelliteProgress { hosts_done: 128, ..step(128_000, (seconds * 300.0) as u64) };
+        assert!(after(2.0, blocks).starts_with("finding hosts"));
+        let (start, mut meter) = (Instant::now(), Meter::new(false));
+        for seconds in 0..3 {
+            meter.add(start + Duration::from_secs(seconds), &first(seconds as f64));
+        }
+        let said = meter.fields(start + Duration::from_secs(2), &first(2.0)).join(", ");
+        assert!(!said.contains("finding"), "where nobody looks: {said}");
+        let waiting = |seconds: f64| step((seconds.min(5.0) * 1_000.0) as u64, (seconds * 300.0) as u64);
         assert!(!after(10.0, waiting).contains("finding"), "probes of silent ports");
     }
 
     #[test]
     fn who_is_away_is_said_and_a_fresh_start_is_no_negative_rate() {
-        let (start, mut meter) = (Instant::now(), Meter::default());
+        let (start, mut meter) = (Instant::now(), Meter::new(true));
         meter.add(start, &step(100, 100));
         meter.add(start + Duration::from_secs(1), &step(0, 0));
         assert_eq!(meter.rate(), None);

@@ -14,10 +14,12 @@ const ERASE: &str = "\r\x1b[J";
 pub struct Screen(Term);
 
 impl Screen {
-    /// None when nobody watches.
+    /// None when nobody watches, or when the terminal cannot erase.
     pub fn on_stderr() -> Option<Self> {
         let term = Term::stderr();
-        term.is_term().then_some(Self(term))
+        let is_dumb = std::env::var_os("TERM").is_some_and(|name| name == "dumb");
+        // Only where there is one: dropping it writes.
+        (term.is_term() && !is_dumb).then(|| Self(term))
     }
 
     /// The lines in place of those drawn before.
