@@ -50,6 +50,8 @@ pub struct SatelliteResult {
     pub probes_sent: u64,
     /// What else should be known, a sentence each.
     pub notes: Vec<String>,
+    /// It can find out who is there.
+    can_discover: bool,
     /// It was at work, whatever came of it.
     pub began: bool,
     ended: bool,
@@ -109,6 +111,8 @@ impl ScanResult {
                 for satellite in started.satellites {
                     let index = self.index_of(&satellite.name);
                     self.satellites[index].segment = satellite.segment;
+                    self.satellites[index].can_discover =
+                        satellite.capabilities.iter().any(|word| word == "discover");
                 }
                 Ok(News::None)
             }
@@ -157,6 +161,7 @@ impl ScanResult {
                     hosts_total: at_least(end.hosts_total, satellite.hosts_total),
                     probes_sent: at_least(end.probes_sent, satellite.probes_sent),
                     notes: end.notes,
+                    can_discover: satellite.can_discover,
                     began,
                     ended: true,
                 };
@@ -201,6 +206,11 @@ impl ScanResult {
         self.satellites.iter().all(|s| {
             s.complete && s.refusals.is_empty() && s.refusals_dropped == 0 && s.unresolved.is_empty()
         }) && self.hosts.iter().all(|host| host.seen.unscanned.is_empty())
+    }
+
+    /// Whether this satellite finds out first who is there.
+    pub fn discovers_from(&self, name: &str) -> bool {
+        self.discovers && self.satellites.iter().any(|known| known.name == name && known.can_discover)
     }
 
     /// Whether a satellite began and did not come to its end.

@@ -36,7 +36,7 @@ pub fn run(args: ScanArgs, global: &Global) -> Result<Exit, ConsoleError> {
     let all = args.all;
     let (scan, lost) = converse(async |interrupts| {
         let client = session::open(&global.context).await?;
-        let progress = Progress::on_stderr(&request.satellites, request::discovers(&request));
+        let progress = Progress::on_stderr(&request.satellites);
         let hosts = (format == Format::Jsonl).then_some(all);
         watch(client, request, asked, &interrupts, progress, hosts).await
     })?;
@@ -94,7 +94,7 @@ async fn watch(
             event = events.message() => match event {
                 Ok(Some(event)) => match scan.apply(event)? {
                     News::None => {}
-                    News::Progress(step) => progress.step(&step),
+                    News::Progress(step) => progress.step(&step, scan.discovers_from(&step.satellite)),
                     News::End(index) => progress.end(&scan.satellites[index]),
                     News::Hosts(first) => if let Some(all) = lines {
                         progress.aside(|| print(|out| {

@@ -56,3 +56,19 @@ fn ports_come_in_order_whatever_the_runs() {
     assert!(all.is_sorted_by_key(|line| line.port));
     assert_eq!((all[1023].state, all[1023].rtt_us), (PortState::Filtered, None));
 }
+
+#[test]
+fn only_a_satellite_that_can_finds_out_who_is_there() {
+    let satellite = |name: &str, words: &[&str]| v1::Satellite {
+        name: name.into(),
+        capabilities: words.iter().map(ToString::to_string).collect(),
+        ..Default::default()
+    };
+    let satellites = vec![satellite("a", &["syn", "discover"]), satellite("b", &["connect"])];
+    let started = v1::ScanStarted { satellites, ..Default::default() };
+    let mut scan = ScanResult::new("22".parse().unwrap(), &["a".into(), "b".into()], noon());
+    scan.apply(event(Event::Started(started))).unwrap();
+    assert!(!scan.discovers_from("a"), "nobody wants it");
+    scan.discovers = true;
+    assert!(scan.discovers_from("a") && !scan.discovers_from("b") && !scan.discovers_from("c"));
+}

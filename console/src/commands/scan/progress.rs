@@ -33,23 +33,23 @@ struct Satellite {
 }
 
 impl Progress {
-    /// A line for each, if somebody watches. With `discovers` they may look for hosts before they probe ports.
-    pub fn on_stderr(satellites: &[String], discovers: bool) -> Self {
-        Self::new(satellites, discovers, Screen::on_stderr())
+    /// A line for each, if somebody watches.
+    pub fn on_stderr(satellites: &[String]) -> Self {
+        Self::new(satellites, Screen::on_stderr())
     }
 
     /// Shown nowhere.
     #[cfg(test)]
     pub fn none() -> Self {
-        Self::new(&[], false, None)
+        Self::new(&[], None)
     }
 
-    fn new(satellites: &[String], discovers: bool, screen: Option<Screen>) -> Self {
+    fn new(satellites: &[String], screen: Option<Screen>) -> Self {
         let width = satellites.iter().map(|name| printable(name).chars().count()).max().unwrap_or_default();
         let satellite = |name: &String| Satellite {
             name: name.clone(),
             line: Line::new(format!("{:<width$}", printable(name))),
-            meter: Meter::new(discovers),
+            meter: Meter::default(),
             is_away: false,
             has_ended: false,
         };
@@ -58,15 +58,15 @@ impl Progress {
         progress
     }
 
-    /// A satellite got further.
-    pub fn step(&mut self, step: &SatelliteProgress) {
+    /// A satellite got further. With `discovers` it finds out first who is there.
+    pub fn step(&mut self, step: &SatelliteProgress, discovers: bool) {
         let now = Instant::now();
         let Some(satellite) = self.each.iter_mut().find(|known| known.name == step.satellite) else { return };
         let went = step.disconnected && !satellite.is_away;
         let is_news = step.disconnected != satellite.is_away;
         satellite.is_away = step.disconnected;
         satellite.meter.add(now, step);
-        satellite.line.show(satellite.meter.fields(now, step), share(step));
+        satellite.line.show(satellite.meter.fields(now, step, discovers), share(step));
         if went && self.screen.is_none() {
             warn(&line::away(&step.satellite));
         }

@@ -21,9 +21,8 @@ const LOOKING: Duration = Duration::from_secs(1);
 const FORESEEABLE: Duration = Duration::from_secs(24 * 3600);
 
 /// Follows one satellite.
+#[derive(Default)]
 pub struct Meter {
-    /// It may look for hosts before it probes ports.
-    discovers: bool,
     /// Time and probes sent, lately.
     probes: VecDeque<(Instant, u64)>,
     pace: Option<Pace>,
@@ -102,11 +101,6 @@ impl Pace {
 }
 
 impl Meter {
-    /// Nothing is known yet.
-    pub fn new(discovers: bool) -> Self {
-        Self { discovers, probes: VecDeque::new(), pace: None }
-    }
-
     /// A satellite got this far.
     pub fn add(&mut self, now: Instant, step: &SatelliteProgress) {
         // A satellite that came back may count anew, and while it is away or paused nothing tells how fast it goes.
@@ -134,8 +128,8 @@ impl Meter {
         (seconds > 0.0).then(|| probes_now.saturating_sub(*probes) as f64 / seconds)
     }
 
-    /// What is told of it; what matters most comes first, since a narrow terminal has no room for the last.
-    pub fn fields(&self, now: Instant, step: &SatelliteProgress) -> Vec<String> {
+    /// What is told of it, with `discovers` that it finds out who is there. What matters most comes first, since a narrow terminal has no room for the last.
+    pub fn fields(&self, now: Instant, step: &SatelliteProgress, discovers: bool) -> Vec<String> {
         if step.disconnected {
             return vec![away(&step.satellite)];
         }
@@ -144,7 +138,7 @@ impl Meter {
         if step.paused {
             fields.push("paused".to_owned());
         } else if let Some(pace) = &self.pace {
-            if self.discovers && pace.is_finding_hosts(now, step) {
+            if discovers && pace.is_finding_hosts(now, step) {
                 fields.insert(0, "finding hosts".to_owned());
             }
             if let Some(left) = pace.left(now, step) {
@@ -178,12 +172,12 @@ mod tests {
 
     /// What is said after reports every quarter of a second, of which each knows the seconds since the first.
     fn after(seconds: f64, report: impl Fn(f64) -> SatelliteProgress) -> String {
-        let (start, mut meter) = (Instant::now(), Meter::new(true));
+        let (start, mut meter) = (Instant::now(), Meter::default());
         let mut said = String::new();
         for tick in 0..=(seconds * 4.0) as u32 {
             let (now, step) = (start + Duration::from_millis(250) * tick, report(f64::from(tick) / 4.0));
             meter.add(now, &step);
-            said = meter.fields(now, &step).join(", ");
+            said = meter.fields(now, &step, true).join(", ");
         }
         said
     }
@@ -235,11 +229,11 @@ mod tests {
         let blocks =
             |seconds: f64| SatelliteProgress { hosts_done: 128, ..step(128_000, (seconds * 300.0) as u64) };
         assert!(after(2.0, blocks).starts_with("finding hosts"));
-        let (start, mut meter) = (Instant::now(), Meter::new(false));
+        let (start, mut meter) = (Instant::now(), Meter::default());
         for seconds in 0..3 {
             meter.add(start + Duration::from_secs(seconds), &first(seconds as f64));
         }
-        let said = meter.fields(start + Duration::from_secs(2), &first(2.0)).join(", ");
+        let said = meter.fields(start + Duration::from_secs(2), &first(2.0), false).join(", ");
         assert!(!said.contains("finding"), "where nobody looks: {said}");
         let waiting = |seconds: f64| step((seconds.min(5.0) * 1_000.0) as u64, (seconds * 300.0) as u64);
         assert!(!after(10.0, waiting).contains("finding"), "probes of silent ports");
@@ -247,7 +241,7 @@ mod tests {
 
     #[test]
     fn who_is_away_is_said_and_a_fresh_start_is_no_negative_rate() {
-        let (start, mut meter) = (Instant::now(), Meter::new(true));
+        let (start, mut meter) = (Instant::now(), Meter::default());
         meter.add(start, &step(100, 100));
         meter.add(start + Duration::from_secs(1), &step(0, 0));
         assert_eq!(meter.rate(), None);
@@ -255,10 +249,10 @@ mod tests {
         let paused = SatelliteProgress { paused: true, ..step(64_000, 80_000) };
         meter.add(now, &paused);
         assert_eq!(
-            meter.fields(now, &paused).join(", "),
+            meter.fields(now, &paused, true).join(", "),
             "1/256 hosts, 3 open, paused, 64,000/256,000 ports"
         );
         let lost = SatelliteProgress { disconnected: true, ..step(0, 0) };
-        assert_eq!(meter.fields(now, &lost), ["a is away; waiting up to 60 s for it"]);
+        assert_eq!(meter.fields(now, &lost, true), ["a is away; waiting up to 60 s for it"]);
     }
 }
