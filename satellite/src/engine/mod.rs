@@ -1,7 +1,8 @@
 //! The scan engine: probes what the scope guard permits and tells what it saw, host by host, while it runs.
 //!
-//! [`sweep`] is the only way in. Behind it stand the logic that decides what to probe when (pure, every `now` an
-//! argument) and a thin layer of sockets; a further method is a further prober behind the same logic.
+//! [`sweep`] is the only way in. Behind it stand two ways of probing, `connect` and `packet`, each with logic that
+//! decides what to probe when (pure, every `now` an argument) and a thin layer of sockets; `udp` knows what to send to
+//! UDP ports. What they share stands beside them: limits, order, verdicts, what was covered.
 //! Nothing here talks to the server, and nothing here probes an address that is not a
 //! [`PermittedTarget`](portolan_common::scope::PermittedTarget).
 

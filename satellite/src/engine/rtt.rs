@@ -11,7 +11,7 @@ pub(super) const MAX_RTO: Duration = Duration::from_secs(2);
 /// The retransmission timeout of RFC 6298, section 2, with alpha 1/8 and beta 1/4.
 ///
 /// Samples come only from probes that tell which packet was answered (Karn's algorithm): every retransmission has a
-/// socket of its own, and what the kernel retransmitted by itself is left out by the caller.
+/// socket or a source port of its own, and what the kernel retransmitted by itself is left out by the caller.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RttEstimator {
     smoothed: Option<(Duration, Duration)>,

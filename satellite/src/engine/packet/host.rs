@@ -374,8 +374,7 @@ impl Host {
         deadlines.chain(self.udp.as_ref().and_then(|udp| udp.next_deadline(waits, now))).min()
     }
 
-    /// Whether every port has its last word, and what should be looked at again was. `doubtful` counts ports that are
-    /// open to question once more.
+    /// Whether every port has its last word, and what is to be looked at once more before that is believed.
     pub(super) fn review(&mut self, path: &PathView) -> Review {
         if !matches!(self.phase, Phase::Sweeping) || self.unsettled() > 0 {
             return Review::Unfinished;
