@@ -2,10 +2,12 @@
 
 pub mod addresses;
 pub mod document;
+pub mod expectation;
 pub mod ids;
 pub mod names;
 pub mod observation;
 pub mod ports;
+pub mod schedule;
 pub mod scope;
 pub mod services;
 pub mod targets;

@@ -12,6 +12,7 @@ pub mod control;
 pub mod data_dir;
 pub mod doctor;
 pub mod enrollment;
+pub mod evaluate;
 pub mod export;
 pub mod http;
 pub mod init;

@@ -145,6 +145,7 @@ fn number_of(record: &v1::Record) -> Option<u64> {
         Body::Observations(bytes) => {
             Some(batch::hosts(bytes).next().unwrap().unwrap().target.parse().unwrap())
         }
+        Body::CheckStatus(_) => panic!("no check runs here"),
     }
 }
 
@@ -163,6 +164,7 @@ fn item(record: &v1::Record) -> IngestItem {
             item.hosts = hosts.collect();
         }
         Body::End(end) => item.end = Some(SweepEnd { scan: SCAN, end: end.clone() }),
+        Body::CheckStatus(_) => panic!("no check runs here"),
     }
     item
 }

@@ -56,6 +56,7 @@ impl Push {
                 (portolan_proto::batch::encoded_hosts(hosts).count(), false)
             }
             v1::record::Body::End(_) => (0, true),
+            v1::record::Body::CheckStatus(_) => (0, false),
         };
         Self {
             scan,

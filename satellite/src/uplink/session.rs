@@ -208,6 +208,7 @@ impl Uplink {
             process: self.process.as_bytes().to_vec(),
             acked_sequence: offer.acked,
             last_sequence: offer.last,
+            scope: None,
         }
     }
 
@@ -249,6 +250,7 @@ impl Uplink {
                         spool_depth: self.spool.depth(),
                         spool_bytes: self.spool.bytes(),
                         spool_error: self.spool.error().unwrap_or_default(),
+                        scope: None,
                     };
                     // Where there is no room, records are on their way and say as much.
                     let _ = up.try_send(message(Up::Heartbeat(beat)));
@@ -290,7 +292,7 @@ impl Uplink {
                     _ => End::Goodbye,
                 });
             }
-            Down::Welcome(_) => {}
+            Down::RunChecks(_) | Down::Welcome(_) => {}
         }
         None
     }

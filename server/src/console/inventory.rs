@@ -111,6 +111,13 @@ pub(super) fn history(
     }))
 }
 
+pub(super) fn changes(
+    _service: &ConsoleService,
+    _request: v1::ListChangesRequest,
+) -> Result<Streamed<v1::PortChange>, Status> {
+    Err(Status::unimplemented("not yet"))
+}
+
 /// What a host argument stands for in each tenant: an address, a network, the addresses of a name; all when empty.
 fn hosts(service: &ConsoleService, host: &str) -> Result<Vec<(String, Option<IpNet>)>, Status> {
     let tenants = service.registry.tenants();

@@ -1,8 +1,14 @@
 //! The Console service: what operators may ask. One file a resource; this one only says where each call goes.
 
+mod alerts;
+mod baselines;
+mod changes;
+mod checks;
 mod inventory;
+mod policy;
 mod satellites;
 mod scans;
+mod silences;
 mod status;
 
 use crate::peer::{Peer, PeerIdentity};
@@ -85,6 +91,8 @@ impl Console for ConsoleService {
     type ScanStream = Streamed<v1::ScanEvent>;
     type ListPortsStream = Streamed<v1::PortRecord>;
     type HistoryStream = Streamed<v1::HistoryRecord>;
+    type ListChangesStream = Streamed<v1::PortChange>;
+    type WatchAlertsStream = Streamed<v1::AlertEvent>;
 
     async fn status(
         &self,
@@ -164,5 +172,184 @@ impl Console for ConsoleService {
         request: Request<v1::HistoryRequest>,
     ) -> Result<Response<Self::HistoryStream>, Status> {
         inventory::history(self, request.into_inner()).map(Response::new)
+    }
+
+    async fn check_policy(
+        &self,
+        request: Request<v1::CheckPolicyRequest>,
+    ) -> Result<Response<v1::PolicyReport>, Status> {
+        let (operator, _) = Self::operator(&request);
+        policy::check_policy(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn apply_policy(
+        &self,
+        request: Request<v1::ApplyPolicyRequest>,
+    ) -> Result<Response<v1::PolicyReport>, Status> {
+        let (operator, _) = Self::operator(&request);
+        policy::apply_policy(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_policy(
+        &self,
+        request: Request<v1::GetPolicyRequest>,
+    ) -> Result<Response<v1::GetPolicyResponse>, Status> {
+        let (operator, _) = Self::operator(&request);
+        policy::get_policy(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_policy_versions(
+        &self,
+        request: Request<v1::ListPolicyVersionsRequest>,
+    ) -> Result<Response<v1::ListPolicyVersionsResponse>, Status> {
+        let (operator, _) = Self::operator(&request);
+        policy::list_policy_versions(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_checks(
+        &self,
+        request: Request<v1::ListChecksRequest>,
+    ) -> Result<Response<v1::ListChecksResponse>, Status> {
+        let (operator, _) = Self::operator(&request);
+        checks::list_checks(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_check(
+        &self,
+        request: Request<v1::GetCheckRequest>,
+    ) -> Result<Response<v1::GetCheckResponse>, Status> {
+        let (operator, _) = Self::operator(&request);
+        checks::get_check(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn run_check(
+        &self,
+        request: Request<v1::RunCheckRequest>,
+    ) -> Result<Response<v1::RunCheckResponse>, Status> {
+        let (operator, _) = Self::operator(&request);
+        checks::run_check(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn pause_check(
+        &self,
+        request: Request<v1::PauseCheckRequest>,
+    ) -> Result<Response<v1::PauseCheckResponse>, Status> {
+        let (operator, _) = Self::operator(&request);
+        checks::pause_check(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn take_baseline(
+        &self,
+        request: Request<v1::TakeBaselineRequest>,
+    ) -> Result<Response<v1::Baseline>, Status> {
+        let (operator, _) = Self::operator(&request);
+        baselines::take_baseline(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_baseline(
+        &self,
+        request: Request<v1::GetBaselineRequest>,
+    ) -> Result<Response<v1::Baseline>, Status> {
+        let (operator, _) = Self::operator(&request);
+        baselines::get_baseline(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn accept_baseline(
+        &self,
+        request: Request<v1::AcceptBaselineRequest>,
+    ) -> Result<Response<v1::Baseline>, Status> {
+        let (operator, _) = Self::operator(&request);
+        baselines::accept_baseline(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_alerts(
+        &self,
+        request: Request<v1::ListAlertsRequest>,
+    ) -> Result<Response<v1::ListAlertsResponse>, Status> {
+        let (operator, _) = Self::operator(&request);
+        alerts::list_alerts(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_alert(&self, request: Request<v1::GetAlertRequest>) -> Result<Response<v1::Alert>, Status> {
+        let (operator, _) = Self::operator(&request);
+        alerts::get_alert(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn acknowledge_alert(
+        &self,
+        request: Request<v1::AcknowledgeAlertRequest>,
+    ) -> Result<Response<v1::Alert>, Status> {
+        let (operator, _) = Self::operator(&request);
+        alerts::acknowledge_alert(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn comment_alert(
+        &self,
+        request: Request<v1::CommentAlertRequest>,
+    ) -> Result<Response<v1::Alert>, Status> {
+        let (operator, _) = Self::operator(&request);
+        alerts::comment_alert(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn watch_alerts(
+        &self,
+        request: Request<v1::WatchAlertsRequest>,
+    ) -> Result<Response<Self::WatchAlertsStream>, Status> {
+        alerts::watch_alerts(self, request.into_inner()).map(Response::new)
+    }
+
+    async fn add_silence(
+        &self,
+        request: Request<v1::AddSilenceRequest>,
+    ) -> Result<Response<v1::Silence>, Status> {
+        let (operator, _) = Self::operator(&request);
+        silences::add_silence(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_silences(
+        &self,
+        request: Request<v1::ListSilencesRequest>,
+    ) -> Result<Response<v1::ListSilencesResponse>, Status> {
+        let (operator, _) = Self::operator(&request);
+        silences::list_silences(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn expire_silence(
+        &self,
+        request: Request<v1::ExpireSilenceRequest>,
+    ) -> Result<Response<v1::Silence>, Status> {
+        let (operator, _) = Self::operator(&request);
+        silences::expire_silence(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn open_change(
+        &self,
+        request: Request<v1::OpenChangeRequest>,
+    ) -> Result<Response<v1::ExpectedChange>, Status> {
+        let (operator, _) = Self::operator(&request);
+        changes::open_change(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn close_change(
+        &self,
+        request: Request<v1::CloseChangeRequest>,
+    ) -> Result<Response<v1::ExpectedChange>, Status> {
+        let (operator, _) = Self::operator(&request);
+        changes::close_change(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_expected_changes(
+        &self,
+        request: Request<v1::ListExpectedChangesRequest>,
+    ) -> Result<Response<v1::ListExpectedChangesResponse>, Status> {
+        let (operator, _) = Self::operator(&request);
+        changes::list_expected_changes(self, &operator, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_changes(
+        &self,
+        request: Request<v1::ListChangesRequest>,
+    ) -> Result<Response<Self::ListChangesStream>, Status> {
+        inventory::changes(self, request.into_inner()).map(Response::new)
     }
 }

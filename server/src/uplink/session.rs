@@ -178,6 +178,8 @@ impl Session {
                 segment: self.record.segment.clone(),
                 tenant: self.record.tenant.clone(),
                 heartbeat_seconds: HEARTBEAT_SECONDS,
+                checks: Vec::new(),
+                blackouts: Vec::new(),
             }))?;
         }
         let running: Vec<ScanId> =

@@ -1,0 +1,13 @@
+//! Policy as code: what is wanted, read from TOML files, checked whole, compared, and compiled to what each check
+//! comes to. Pure: no I/O, and `now` is an argument.
+//!
+//! [`read`] gives a [`Policy`] or every mistake; [`warnings`], [`inactive`], [`load`] and [`differences`] say what
+//! else is to be said of one; [`compile`] resolves names of segments and satellites against the [`World`].
+
+pub mod compile;
+pub mod matcher;
+pub mod model;
+
+pub use compile::{CompiledCheck, World, compile};
+pub use matcher::Matcher;
+pub use model::Policy;
