@@ -23,6 +23,10 @@ pub(super) const HOST: u8 = b'H';
 pub(super) const NAME: u8 = b'N';
 /// In `state`: what happened to a satellite's records.
 pub(super) const PROBLEM: u8 = b'P';
+/// In `state`: one part of a document.
+pub(super) const DOCUMENT: u8 = b'D';
+/// In a log: what happened to a check, by time.
+pub(super) const TIMELINE: u8 = b'x';
 /// In a log: chunks of one satellite's changes, by their order.
 pub(super) const CHANGES: u8 = b'd';
 /// In a log: one sweep of one satellite, by their order.
@@ -159,6 +163,39 @@ fn ordered(mut key: Vec<u8>, order: Order, chunk: u16) -> Vec<u8> {
     key.extend(order.ordinal.to_be_bytes());
     key.extend(order.sequence.to_be_bytes());
     key.extend(chunk.to_be_bytes());
+    key
+}
+
+/// All documents of a kind.
+pub(super) fn documents_of(kind: u8) -> Vec<u8> {
+    vec![DOCUMENT, kind]
+}
+
+/// All parts of a document; what follows is the part's number, two bytes.
+pub(super) fn document(kind: u8, name: &[u8]) -> Vec<u8> {
+    let name = &name[..name.len().min(255)];
+    // The length in front keeps one name from being a prefix of another.
+    [&[DOCUMENT, kind, name.len() as u8], name].concat()
+}
+
+/// The name in the key of a document's part.
+pub(super) fn parse_document(key: &[u8]) -> Option<&[u8]> {
+    let (&length, rest) = key.get(2..)?.split_first()?;
+    rest.split_at_checked(length.into()).filter(|(_, part)| part.len() == 2).map(|(name, _)| name)
+}
+
+/// Everything that happened to a check.
+pub(super) fn timeline_of(check: &str) -> Vec<u8> {
+    let check = &check.as_bytes()[..check.len().min(255)];
+    [&[TIMELINE, check.len() as u8], check].concat()
+}
+
+/// One thing that happened to a check.
+pub(super) fn timeline_entry(check: &str, at: Timestamp, unique: u64) -> Vec<u8> {
+    let mut key = timeline_of(check);
+    // With the sign turned, so that times before 1970 sort first.
+    key.extend((at.as_millisecond() ^ i64::MIN).to_be_bytes());
+    key.extend(unique.to_be_bytes());
     key
 }
 

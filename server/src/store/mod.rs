@@ -8,6 +8,7 @@
 //! reads gets ranges, never the whole store.
 
 mod changes;
+mod documents;
 mod dump;
 mod engine;
 mod examine;
@@ -33,6 +34,7 @@ mod upgrade;
 mod view;
 mod writer;
 
+pub use documents::{DocumentWrite, Kind, MAX_DOCUMENT_BYTES, MAX_KEY_BYTES, TimelineWrite};
 pub use dump::{About, Contents, DumpError, Part, check, check_stream, read, sums_of};
 pub use examine::{Examination, TreeReport, bytes_of, examine};
 pub use gap::Gap;

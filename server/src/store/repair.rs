@@ -396,11 +396,11 @@ fn missing_in(trees: &Trees, sums: &Sums) -> Result<u64, StoreError> {
     Ok(missing)
 }
 
-/// Lays satellites, tokens and problems over the base. A revocation, a removal and the use of a token hold, whichever
+/// Lays satellites, tokens, problems and documents over the base. A revocation, a removal and the use of a token hold, whichever
 /// side knows of them.
 fn save_registry(trees: &Trees, is_newer: bool, builder: &mut Builder) -> Result<usize, StoreError> {
     let mut changes = TreeWrites::new();
-    for kind in [keys::SATELLITE, keys::TOKEN, keys::PROBLEM] {
+    for kind in [keys::SATELLITE, keys::TOKEN, keys::PROBLEM, keys::DOCUMENT] {
         let base = registry_of(builder.trees(), kind);
         for (key, theirs) in registry_of(trees, kind) {
             let merged = match base.get(&key) {
