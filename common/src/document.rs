@@ -16,17 +16,20 @@
 //! assert!(report.contains("unknown key `prot`"), "{report}");
 //! ```
 
+mod closest;
 mod duration;
 mod reader;
 mod report;
 mod size;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use std::ops::Range;
 
+pub use closest::closest;
 pub use duration::{duration_text, parse_duration};
-pub use reader::{At, Reader};
+pub use reader::{At, Item, Reader};
 pub use report::{Mistake, Mistakes};
 pub use size::{parse_size, size_text};
 

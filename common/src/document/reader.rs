@@ -1,6 +1,6 @@
 //! The typed getters over one table of a file.
 
-use super::{Flaw, MAX_FILE, Mistakes, duration_text, parse_duration, parse_size, size_text};
+use super::{Flaw, MAX_FILE, Mistakes, closest, duration_text, parse_duration, parse_size, size_text, tree};
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::ops::{Deref, Range, RangeInclusive};
@@ -31,6 +31,14 @@ impl<T> Deref for At<T> {
     fn deref(&self) -> &T {
         &self.value
     }
+}
+
+/// One of a list that takes both strings and tables.
+pub enum Item<'a> {
+    /// A string.
+    Text(At<String>),
+    /// A table.
+    Table(Reader<'a>),
 }
 
 /// What all readers of one file share.
@@ -94,6 +102,11 @@ impl<'a> Reader<'a> {
         &self.path
     }
 
+    /// Whether all of the file could be parsed. Otherwise whatever seems to be missing in it may be there and unread.
+    pub fn is_whole(&self) -> bool {
+        self.sink.broken_lines.is_empty()
+    }
+
     /// Whether the key is there, whatever its value.
     pub fn has(&mut self, key: &'static str) -> bool {
         self.raw(key).is_some()
@@ -104,7 +117,7 @@ impl<'a> Reader<'a> {
         for key in keys {
             self.note_known(key);
             // After broken syntax the key may be there and unread.
-            if self.table.get(*key).is_none() && self.sink.broken_lines.is_empty() {
+            if self.table.get(*key).is_none() && self.is_whole() {
                 let place =
                     if self.path.is_empty() { "the file".to_owned() } else { format!("`{}`", self.path) };
                 self.mistake(self.span.clone(), Flaw::new(format!("{place} has no `{key}`")));
@@ -147,6 +160,30 @@ impl<'a> Reader<'a> {
             return None;
         };
         Some(items.iter().filter_map(|item| self.as_string(key, item)).collect())
+    }
+
+    /// A list of strings and tables, mixed as may be; `such_as` shows one of each.
+    pub fn items(&mut self, key: &'static str, such_as: &str) -> Option<Vec<Item<'a>>> {
+        let value = self.raw(key)?;
+        let DeValue::Array(items) = value.get_ref() else {
+            self.wrong_type(key, "a list", value, Some(format!("such as {such_as}")));
+            return None;
+        };
+        let path = self.child(key);
+        let read = |(i, item): (usize, &'a Spanned<DeValue<'a>>)| match item.get_ref() {
+            DeValue::String(text) => Some(Item::Text(At { value: text.to_string(), span: item.span() })),
+            DeValue::Table(_) => self.as_table(key, format!("{path}[{}]", i + 1), item).map(Item::Table),
+            _ => {
+                self.wrong_type(
+                    key,
+                    "a list of strings and tables",
+                    item,
+                    Some(format!("such as {such_as}")),
+                );
+                None
+            }
+        };
+        Some(items.iter().enumerate().filter_map(read).collect())
     }
 
     /// A string that is read further; `T`'s error says what is wrong with it.
@@ -305,6 +342,21 @@ impl<'a> Reader<'a> {
         Some(pairs)
     }
 
+    /// The whole table as one line of TOML: the same for two tables that say the same.
+    pub fn to_inline(&self) -> String {
+        tree::inline(self.table)
+    }
+
+    /// Takes whatever other keys the table has.
+    pub fn allow_unknown(&mut self) {
+        self.open = true;
+    }
+
+    /// Shows every string of the table and of those in it, with the keys that lead to it.
+    pub fn each_string(&self, mut see: impl FnMut(&[&str], &At<String>)) {
+        tree::each_string(self.table, &mut Vec::new(), &mut |keys, text| see(keys, text));
+    }
+
     /// A value of any type, for keys that take more than one.
     pub fn raw(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
         self.note_known(key);
@@ -389,7 +441,9 @@ impl<'a> Reader<'a> {
                 "" => format!("unknown key `{shown}`"),
                 path => format!("unknown key `{shown}` in `{path}`"),
             };
-            let hint = (!known.is_empty()).then(|| format!("the keys here are {}", known.join(", ")));
+            let meant = closest(key.get_ref(), self.known.iter().copied());
+            let meant = meant.map_or(String::new(), |meant| format!("did you mean `{meant}`? "));
+            let hint = (!known.is_empty()).then(|| format!("{meant}the keys here are {}", known.join(", ")));
             self.mistake(key.span(), Flaw { message, hint, within: None });
         }
     }

@@ -88,7 +88,7 @@ fn a_report_shows_the_line_and_underlines_the_fault() {
            |\n\
          3 | prot = 1\n  \
            | ^^^^\n  \
-           = hint: the keys here are `port`\n\
+           = hint: did you mean `port`? the keys here are `port`\n\
          \n\
          server.toml: 2 mistakes"
     );
@@ -312,4 +312,50 @@ proptest! {
             prop_assert!(mistake.line >= 1 && mistake.column >= 1);
         }
     }
+}
+
+#[test]
+fn a_list_may_mix_strings_and_tables() {
+    let source = "targets = [\"10.0.0.1\", { file = \"web.json\" }, 5]\n";
+    let (seen, mistakes) = read_with("x", source, |root| {
+        let items = root.items("targets", "[\"10.0.0.1\"]")?;
+        let seen = items.into_iter().map(|item| match item {
+            Item::Text(text) => text.value,
+            Item::Table(mut table) => table.string("file").map_or(String::new(), |file| file.value),
+        });
+        Some(seen.collect::<Vec<_>>())
+    });
+    assert_eq!(seen.unwrap(), ["10.0.0.1", "web.json"]);
+    let text = mistakes.to_string();
+    assert!(text.contains("a list of strings and tables, not an integer") && text.contains(":1:"), "{text}");
+}
+
+#[test]
+fn tables_that_say_the_same_are_the_same_line() {
+    let line = |source: &str| {
+        read("x", source, |root| {
+            root.allow_unknown();
+            Some(root.to_inline())
+        })
+        .unwrap()
+    };
+    let text = line("b = 0x10 # sixteen\na = [\"x\\u0007\\n\", 1.5, true]\n[c]\n\"d e\" = {}\n");
+    assert_eq!(text, "{ a = [\"x\\u0007\\n\", 1.5, true], b = 16, c = { \"d e\" = {} } }");
+    assert_eq!(
+        text,
+        line(&format!("{}\n", &text[2..text.len() - 2].replace(", b", "\nb").replace(", c", "\nc")))
+    );
+}
+
+#[test]
+fn every_string_is_seen_with_its_keys() {
+    let mut seen = Vec::new();
+    let source = "a = \"1\"\n[[b]]\nc = [\"2\", { d = \"3\" }]\n";
+    let whole = read("x", source, |root| {
+        root.allow_unknown();
+        root.each_string(|keys, text| seen.push(format!("{}={}", keys.join("."), text.value)));
+        Some(root.is_whole())
+    });
+    assert_eq!((seen.join(" ").as_str(), whole.unwrap()), ("a=1 b.c=2 b.c.d=3", true));
+    assert!(!read_with("x", "a = \n", |root| Some(root.is_whole())).0.unwrap());
 }
