@@ -4,14 +4,18 @@
 //! [`read()`] gives a [`Policy`] or every mistake; [`warnings()`], [`inactive()`], [`load()`] and [`differences()`]
 //! say what else is to be said of one; [`compile()`] resolves names of segments and satellites against the [`World`].
 
+mod assigned;
+mod atlas;
 pub mod compile;
 pub mod differences;
+mod extent;
 pub mod inactive;
 pub mod load;
 pub mod matcher;
 pub mod model;
 pub mod read;
 pub mod warnings;
+mod words;
 
 pub use compile::{CompiledCheck, World, compile};
 pub use differences::{Change, Difference, differences};

@@ -6,8 +6,9 @@ use super::{Part, Shared, segments, steps, targets};
 use crate::model::{Check, From, Quorum, Quorums, Severities, Severity};
 use portolan_common::document::{At, Flaw, Reader};
 use portolan_common::expectation::ExpectedPorts;
+use portolan_common::observation::Protocol;
 use portolan_common::ports::{PortSet, PortSpec};
-use portolan_common::schedule::{Schedule, parse_every};
+use portolan_common::schedule::{MAX_EVERY, MIN_EVERY, Schedule};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -90,7 +91,10 @@ fn expected_ports(table: &mut Reader<'_>, exclusive: bool) -> ExpectedPorts {
     let [open, mut closed, blocked, watch] = of;
     if exclusive {
         if !watch.tcp.is_empty() {
-            let flaw = format!("{} watched, and by `exclusive` closed", is_or_are(&watch));
+            let flaw = format!(
+                "{} watched, and by `exclusive` closed",
+                is_or_are(&PortSpec::only(Protocol::Tcp, watch.tcp.clone()))
+            );
             let hint = "with `exclusive` every TCP port has an expectation: leave it out of `watch`";
             table.mistake(watch.span.clone(), Flaw::new(flaw).hint(hint));
         }
@@ -106,7 +110,7 @@ fn is_or_are(ports: &PortSpec) -> String {
 }
 
 fn schedule(table: &mut Reader<'_>, shared: &Shared) -> Schedule {
-    let every = table.parse_with("every", parse_every);
+    let every = table.duration("every", MIN_EVERY..=MAX_EVERY);
     let cron = fields::cron(table, &shared.timezone);
     if table.has("every") && table.has("cron") {
         let flaw = Flaw::new("a check has either `every` or `cron`").hint("leave out one of them");

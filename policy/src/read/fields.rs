@@ -167,11 +167,6 @@ pub(super) fn not_empty<T>(table: &mut Reader<'_>, key: &'static str, read: &[T]
     }
 }
 
-/// A URL with a host that HTTP can be asked at.
-pub(super) fn http_url(text: &str) -> Result<String, Flaw> {
-    url(text, &["http", "https"], "such as https://cmdb.example.com/targets.json")
-}
-
 /// A URL with a host and one of these schemes.
 pub(super) fn url(text: &str, schemes: &[&str], such_as: &str) -> Result<String, Flaw> {
     let Ok(uri) = text.parse::<http::Uri>() else {

@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use portolan_common::document::{At, Flaw, Reader};
 use portolan_common::names::check_name;
 use portolan_common::ports::PortSpec;
-use portolan_common::schedule::parse_every;
+use portolan_common::schedule::{MAX_EVERY, MIN_EVERY};
 use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -28,7 +28,7 @@ pub(super) fn read_segmentation(root: &mut Reader<'_>, part: &mut Part) {
         None => default.parse().unwrap_or_default(),
     };
     let value = Segmentation {
-        every: table.parse_with("every", parse_every).map_or(HOUR, |every| every.value),
+        every: table.duration("every", MIN_EVERY..=MAX_EVERY).map_or(HOUR, |every| every.value),
         ports: or_default(table.parse("ports"), DEFAULT_PORTS),
         full: table.table("full").and_then(|mut full| {
             full.require(&["within"]);

@@ -1,7 +1,7 @@
 //! `[[receiver]]`: who is told.
 
 use super::Part;
-use super::fields::{self, Named, http_url, not_empty, url};
+use super::fields::{self, Named, not_empty, url};
 use crate::model::Receiver;
 use portolan_common::document::{Flaw, Reader};
 
@@ -31,14 +31,11 @@ pub(super) fn read(root: &mut Reader<'_>, part: &mut Part) {
     for mut table in root.tables("receiver") {
         let name = fields::name(&mut table, "receiver");
         let value = receiver(&mut table);
-        if let (Some(name), Some(value)) = (name, value) {
-            part.receivers.push(Named { name, value });
-        }
+        part.receivers.extend(name.map(|name| Named { name, value }));
     }
 }
 
-/// `None` after a mistake that leaves its kind open.
-fn receiver(table: &mut Reader<'_>) -> Option<Receiver> {
+fn receiver(table: &mut Reader<'_>) -> Receiver {
     let kinds: Vec<&'static str> = KINDS.into_iter().filter(|kind| table.has(kind)).collect();
     let [kind] = kinds.as_slice() else {
         let flaw = match kinds.as_slice() {
@@ -47,22 +44,24 @@ fn receiver(table: &mut Reader<'_>) -> Option<Receiver> {
         };
         let hint = format!("give it one of {}", KINDS.join(", "));
         table.mistake(table.span(), Flaw::new(flaw).hint(hint));
-        return None;
+        return Receiver { kind: String::new(), text: String::new() };
     };
-    let mut settings = table.table(kind)?;
-    match *kind {
-        "webhook" => webhook(&mut settings),
-        "email" => email(&mut settings),
-        "syslog" => syslog(&mut settings),
-        // Their settings are kept as they are.
-        _ => settings.allow_unknown(),
-    }
-    Some(Receiver { kind: (*kind).to_owned(), text: settings.to_inline() })
+    let text = table.table(kind).map(|mut settings| {
+        match *kind {
+            "webhook" => webhook(&mut settings),
+            "email" => email(&mut settings),
+            "syslog" => syslog(&mut settings),
+            // Their settings are kept as they are.
+            _ => settings.allow_unknown(),
+        }
+        settings.to_inline()
+    });
+    Receiver { kind: (*kind).to_owned(), text: text.unwrap_or_default() }
 }
 
 fn webhook(table: &mut Reader<'_>) {
     table.require(&["url"]);
-    table.parse_with("url", http_url);
+    table.parse_with("url", |text| url(text, &["http", "https"], "such as https://chat.example.com/hook"));
     one_of(table, "format", &WEBHOOK_FORMATS);
     table.string_map("headers");
     secret(table);

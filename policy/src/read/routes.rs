@@ -8,13 +8,21 @@ use crate::model::Route;
 use portolan_common::document::{Flaw, Reader};
 use std::time::Duration;
 
+/// The most routes of a file.
+const MAX_ROUTES: usize = 1000;
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 /// As Alertmanager: every alert stands for itself.
 const BY_EVERYTHING: &str = "...";
 
 pub(super) fn read(root: &mut Reader<'_>, part: &mut Part) {
-    for mut table in root.tables("route") {
+    for (i, mut table) in root.tables("route").into_iter().enumerate() {
+        if i == MAX_ROUTES {
+            table.mistake(
+                table.span(),
+                Flaw::new(format!("there are more than {MAX_ROUTES} routes in this file")),
+            );
+        }
         let route = route(&mut table, &mut part.references);
         part.routes.push(route);
     }

@@ -61,6 +61,9 @@ fn http(table: &mut Reader<'_>) {
         request.string("host");
         request.string("body");
         request.string_map("headers");
+        // Where the value of `Authorization` is.
+        request.string("secret_file");
+        request.string("secret_env");
     }
     if let Some(mut response) = table.table("response") {
         response.parse_with("status", status);

@@ -1,5 +1,6 @@
 //! What a check looks at: literal targets and the sources of more.
 
+use super::fields::{not_empty, url};
 use super::{MAX_ADDRESSES, Shared};
 use crate::model::TargetSource;
 use portolan_common::addresses::{AddressRange, AddressSet};
@@ -28,7 +29,7 @@ pub(super) fn read(table: &mut Reader<'_>, shared: &mut Shared) -> (Vec<TargetSo
                 Item::Table(mut source) => sources.extend(read_source(&mut source)),
             }
         }
-        super::fields::not_empty(table, "targets", &texts);
+        not_empty(table, "targets", &texts);
     }
     let exclude = table.strings("exclude").unwrap_or_default();
     let specs = literals(table, texts, shared);
@@ -101,7 +102,9 @@ fn judge_size(table: &mut Reader<'_>, specs: &[TargetSpec], exclude: &[TargetSpe
 /// `{ file_sd = "…" }` or `{ http_sd = "…" }`.
 fn read_source(table: &mut Reader<'_>) -> Option<TargetSource> {
     let file = table.parse_with("file_sd", file_name);
-    let url = table.parse_with("http_sd", super::fields::http_url);
+    let url = table.parse_with("http_sd", |text| {
+        url(text, &["http", "https"], "such as https://cmdb.example.com/web.json")
+    });
     let refresh =
         table.duration("refresh", SHORTEST_REFRESH..=LONGEST_REFRESH).map_or(DEFAULT_REFRESH, |d| d.value);
     match (table.has("file_sd"), table.has("http_sd")) {
@@ -137,7 +140,7 @@ fn file_name(text: &str) -> Result<String, Flaw> {
 pub(super) fn host_set(table: &mut Reader<'_>, key: &'static str, shared: &mut Shared) -> AddressSet {
     let texts = table.strings(key).unwrap_or_default();
     let spans: Vec<_> = texts.iter().map(|text| text.span.clone()).collect();
-    super::fields::not_empty(table, key, &texts);
+    not_empty(table, key, &texts);
     let mut ranges: Vec<AddressRange> = Vec::new();
     for (text, span) in texts.into_iter().zip(spans) {
         for spec in literals(table, vec![text], shared) {

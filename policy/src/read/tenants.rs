@@ -34,9 +34,11 @@ pub(super) fn of_check(
 
 /// Notes networks that two segments of a tenant have, or one twice. Networks that lie in one another are fine: the
 /// smaller one decides. That they cross is impossible.
-pub(super) fn judge_claims(claims: &[(usize, Claim)], reports: &mut [Mistakes]) {
+pub(super) fn judge_claims(claims: &mut [(usize, Claim)], reports: &mut [Mistakes]) {
     let mut first: HashMap<(&str, IpNet), (&str, Place)> = HashMap::new();
-    for (file, claim) in claims {
+    // Segments come by name, and the later line is the one to blame.
+    claims.sort_by_key(|(file, claim)| (*file, claim.network.span.start));
+    for (file, claim) in claims.iter() {
         let key = (claim.tenant.as_str(), claim.network.value);
         let Some((segment, earlier)) = first.get(&key) else {
             first.insert(key, (&claim.segment, Place { file: *file, at: claim.network.span.start }));

@@ -53,7 +53,7 @@ pub(super) fn join(parts: Vec<Part>, reports: &mut [Mistakes]) -> Policy {
     let places = places(&all.checks);
     let drafts = by_name("check", all.checks, reports);
     policy.checks = checks(&drafts, &places, &policy, reports);
-    tenants::judge_claims(&all.claims, reports);
+    tenants::judge_claims(&mut all.claims, reports);
     // What seems to be missing may stand where the syntax is broken.
     if whole {
         for (file, reference) in &all.references {
