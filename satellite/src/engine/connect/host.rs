@@ -50,7 +50,7 @@ pub(super) enum Overdue {
 
 /// A host being swept.
 #[derive(Debug)]
-pub(super) struct HostSweep {
+pub(in crate::engine) struct HostSweep {
     target: PermittedTarget,
     list: Arc<PortList>,
     /// Ports asked for that the scope refuses.
@@ -157,6 +157,11 @@ impl HostSweep {
             }
         }
         None
+    }
+
+    /// Whether cells are left that have not had their turn.
+    pub(super) fn has_more(&self) -> bool {
+        !self.again.is_empty() || self.fresh < self.cells.len() as u64
     }
 
     /// Gives a cell back that was not probed after all.

@@ -6,6 +6,8 @@
 mod drive;
 mod flights;
 mod host;
+mod intake;
+mod itinerary;
 mod prober;
 mod scheduler;
 mod window;

@@ -1,4 +1,4 @@
-//! What to probe next and what to make of the answers, for all hosts of a sweep together. Pure: it is told the time,
+//! What to probe next and what to make of the answers, for all hosts of an intake together. Pure: it is told the time,
 //! and probes are sent elsewhere.
 
 mod holds;
@@ -13,12 +13,13 @@ mod tests;
 use self::holds::Holds;
 use super::flights::{Due, Flight, Flights, Phase};
 use super::host::{Change, Overdue};
+use super::intake::Intake;
+use super::itinerary::Itinerary;
 use super::window::PathWindow;
 use crate::engine::bucket::TokenBucket;
 use crate::engine::lanes::Lanes;
 use crate::engine::ledger::Ledger;
 use crate::engine::limits::{Admission, Lease};
-use crate::engine::roster::Roster;
 use crate::engine::slots::Slots;
 use crate::engine::verdict::{Answer, Hold};
 use crate::engine::wall::{CLOCK_AGE, Wall};
@@ -28,7 +29,6 @@ use portolan_common::observation::HostObservation;
 use portolan_common::ports::PortSpec;
 use portolan_common::scope::{Guard, PermittedTarget};
 use portolan_common::targets::ResolvedTargets;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,9 +40,6 @@ const MAX_ACTIVE: usize = 8192;
 
 /// Ports of all hosts that are swept side by side, 3 bytes each.
 const MAX_CELLS: usize = 4 << 20;
-
-/// Finished hosts that wait to be taken; beyond it no new host begins.
-const MAX_WAITING: usize = 256;
 
 /// Hosts looked at before the caller has its turn again.
 const TURN: usize = 256;
@@ -74,7 +71,9 @@ pub(in crate::engine) struct Plan {
 }
 
 #[derive(Debug)]
-struct Active {
+struct Active<T> {
+    /// What its intake wants to know of it.
+    tag: T,
     sweep: super::host::HostSweep,
     lane: usize,
     /// How many probes it may soon have in flight.
@@ -89,27 +88,23 @@ struct Active {
     paced_until: Option<Instant>,
 }
 
-/// The state of one sweep.
+/// The state of one sweep, or of all single looks.
 #[derive(Debug)]
-pub(in crate::engine) struct Scheduler {
+pub(in crate::engine) struct Scheduler<I: Intake = Itinerary> {
+    intake: I,
     guard: Arc<Guard>,
-    targets: ResolvedTargets,
     gentle: bool,
     seed: u64,
-    roster: Roster,
     exhausted: bool,
     max_active: usize,
-    hosts: Slots<Active>,
+    hosts: Slots<Active<I::Tag>>,
     /// Of all of them together. Where it fills the budget, no further host begins: those that have begun come to their
     /// end the sooner.
     weight: usize,
     lanes: Lanes<PathWindow>,
     flights: Flights,
     lease: Lease,
-    ledger: Ledger,
-    waiting: VecDeque<HostObservation>,
     progress: Progress,
-    hosts_up: u64,
     wall: Wall,
     /// The earliest end of the hours of any active host.
     hours_end: Option<Timestamp>,
@@ -126,7 +121,17 @@ pub(in crate::engine) struct Scheduler {
     suspended_since: Option<Instant>,
 }
 
+/// What a scheduler is told when it begins.
+struct Terms {
+    gentle: bool,
+    max_rate: Option<u32>,
+    max_rate_per_host: Option<u32>,
+    max_active: usize,
+    seed: u64,
+}
+
 impl Scheduler {
+    /// Of one sweep.
     pub(in crate::engine) fn new(
         plan: Plan,
         guard: Arc<Guard>,
@@ -146,32 +151,66 @@ impl Scheduler {
             ports_total: hosts_total.saturating_mul(ports.len() as u64),
             ..Progress::default()
         };
+        let max_active = (MAX_CELLS / ports.len().max(1)).clamp(1, MAX_ACTIVE);
+        let intake = Itinerary::new(targets, allowed, ports, ledger, seed);
+        let terms = Terms { gentle, max_rate, max_rate_per_host, max_active, seed };
+        Self { progress, ..Self::with(intake, terms, guard, lease, Wall::new(now, wall)) }
+    }
+
+    /// A finished host that nobody took yet.
+    pub(super) fn take_finished(&mut self) -> Option<HostObservation> {
+        self.intake.waiting.pop_front()
+    }
+
+    /// Puts a finished host back that could not be handed on.
+    pub(super) fn put_back_finished(&mut self, host: HostObservation) {
+        self.intake.waiting.push_front(host);
+    }
+
+    /// Why the sweep is not complete although it is at its end, in words for the operator.
+    pub(super) fn unfinished(&self) -> Option<String> {
+        self.intake.why_unfinished()
+    }
+
+    /// Ends the sweep, wherever it is, and gives back what it shares with others.
+    pub(in crate::engine) fn close(self) -> End {
+        let Itinerary { mut ledger, waiting, hosts_up, .. } = self.intake;
+        let (refusals, refusals_dropped) = ledger.take_refusals();
+        End {
+            finished: waiting,
+            progress: self.progress,
+            hosts_up,
+            refusals,
+            refusals_dropped,
+            coverage: ledger.take_coverage(),
+        }
+    }
+}
+
+impl<I: Intake> Scheduler<I> {
+    fn with(intake: I, terms: Terms, guard: Arc<Guard>, lease: Lease, wall: Wall) -> Self {
         Self {
-            max_active: (MAX_CELLS / ports.len().max(1)).clamp(1, MAX_ACTIVE),
-            roster: Roster::new(allowed, ports, seed),
-            exhausted: false,
+            intake,
             guard,
-            targets,
-            gentle,
-            seed,
+            gentle: terms.gentle,
+            seed: terms.seed,
+            exhausted: false,
+            max_active: terms.max_active,
             hosts: Slots::new(),
             weight: 0,
             lanes: Lanes::new(),
             flights: Flights::new(),
             lease,
-            ledger,
-            waiting: VecDeque::new(),
-            progress,
-            hosts_up: 0,
-            wall: Wall::new(now, wall),
+            progress: Progress::default(),
+            wall,
             hours_end: None,
             ended: Vec::new(),
             paused_until: None,
             pause: FIRST_PAUSE,
             held_since: None,
             holds: Holds::default(),
-            rate: max_rate.map(TokenBucket::new),
-            max_rate_per_host,
+            rate: terms.max_rate.map(TokenBucket::new),
+            max_rate_per_host: terms.max_rate_per_host,
             suspended_since: None,
         }
     }
@@ -229,9 +268,11 @@ impl Scheduler {
             let admission = self.lease.admit(lane.demand(), self.guard.scope().max_rate, now);
             if admission == Admission::Granted {
                 lane.control.in_flight += 1;
-                lane.ready.push_back(host_key);
-                host.queued = true;
                 let wait = host.sweep.sent(cell);
+                host.queued = host.sweep.has_more();
+                if host.queued {
+                    lane.ready.push_back(host_key);
+                }
                 for rate in host.rate.iter_mut().chain(&mut self.rate) {
                     rate.take(now);
                 }
@@ -389,31 +430,8 @@ impl Scheduler {
         self.ended.pop()
     }
 
-    /// A finished host that nobody took yet.
-    pub(super) fn take_finished(&mut self) -> Option<HostObservation> {
-        self.waiting.pop_front()
-    }
-
-    /// Puts a finished host back that could not be handed on.
-    pub(super) fn put_back_finished(&mut self, host: HostObservation) {
-        self.waiting.push_front(host);
-    }
-
     pub(super) fn progress(&self) -> Progress {
         Progress { paused: self.is_suspended(), ..self.progress }
-    }
-
-    /// Ends the sweep, wherever it is, and gives back what it shares with others.
-    pub(in crate::engine) fn close(mut self) -> End {
-        let (refusals, refusals_dropped) = self.ledger.take_refusals();
-        End {
-            finished: self.waiting,
-            progress: self.progress,
-            hosts_up: self.hosts_up,
-            refusals,
-            refusals_dropped,
-            coverage: self.ledger.take_coverage(),
-        }
     }
 }
 
@@ -424,7 +442,7 @@ const MAX_PAUSE: Duration = Duration::from_millis(256);
 /// Old probes that are given up at once when descriptors are short.
 const SPARED: usize = 64;
 
-impl Scheduler {
+impl<I: Intake> Scheduler<I> {
     fn next_wake(&mut self, now: Instant) -> Instant {
         let deadline = self.flights.next_deadline().into_iter().chain(self.lanes.next_wake());
         let deadline = deadline.chain(self.holds.next_wake()).min();

@@ -2,11 +2,11 @@
 //! again, ever less often, and what lasts is believed; none of it counts as a probe.
 
 use super::{MAX_HELD, Scheduler};
+use crate::engine::connect::intake::Intake;
 use crate::engine::limits::PathKey;
 use crate::engine::verdict::Hold;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// The first pause of a host, which doubles up to the longest.
@@ -51,8 +51,6 @@ pub(super) struct Holds {
     wakes: BinaryHeap<Reverse<(Instant, usize)>>,
     /// Paths that are believed to lead nowhere.
     no_way: HashSet<PathKey>,
-    /// The first host that could not be scanned for want of something here, with the error, and how many.
-    unfinished: Option<(IpAddr, i32, u64)>,
 }
 
 impl Holds {
@@ -66,15 +64,7 @@ impl Holds {
     }
 }
 
-impl Scheduler {
-    /// Why the sweep is not complete although it is at its end, in words for the operator.
-    pub(in crate::engine) fn unfinished(&self) -> Option<String> {
-        let (address, errno, hosts) = self.holds.unfinished?;
-        let more = if hosts > 1 { format!(" and {} more hosts", hosts - 1) } else { String::new() };
-        let error = std::io::Error::from_raw_os_error(errno);
-        Some(format!("no connection to {address}{more} could be opened from this host: {error}"))
-    }
-
+impl<I: Intake> Scheduler<I> {
     /// No probe leaves to a host: leaves it alone for a while, or believes it.
     pub(super) fn hold(&mut self, key: usize, hold: Hold, errno: i32, now: Instant) {
         let Some(host) = self.hosts.get_mut(key) else { return };
@@ -85,8 +75,7 @@ impl Scheduler {
         let fresh = Held { since: now, until: None, pause: FIRST_PAUSE, failures: 0 };
         let held = host.held.get_or_insert(fresh);
         held.failures += 1;
-        let address = host.sweep.target().address();
-        let path = PathKey::from(address);
+        let path = PathKey::from(host.sweep.target().address());
         let enough = match hold {
             // Its way was there before: this host is cut off, and that says nothing about the target.
             Hold::NoWay(_) if host.sweep.is_met() => MAX_HELD,
@@ -115,8 +104,7 @@ impl Scheduler {
             self.recall(key, now);
             self.finish(key, now);
         } else {
-            self.holds.unfinished.get_or_insert((address, errno, 0)).2 += 1;
-            self.abandon(key, now);
+            self.abandon(key, errno, now);
         }
     }
 
@@ -145,14 +133,10 @@ impl Scheduler {
         }
     }
 
-    /// Leaves a host unfinished.
-    fn abandon(&mut self, key: usize, now: Instant) {
-        for flight in self.flights.of_host(key) {
-            self.end(flight, now);
-            self.ended.push(flight);
-        }
-        if let Some(host) = self.hosts.remove(key) {
-            self.lanes.leave(host.lane);
+    /// Leaves a host unfinished, since no connection to it can be opened.
+    pub(super) fn abandon(&mut self, key: usize, errno: i32, now: Instant) {
+        if let Some(host) = self.withdraw(key, now) {
+            self.intake.unfinished(host.tag, host.sweep.target().address(), errno);
         }
     }
 }

@@ -1,8 +1,9 @@
 //! How hosts come into a sweep and leave it.
 
-use super::{Active, MAX_WAITING, SPREAD, Scheduler};
+use super::{Active, SPREAD, Scheduler};
 use crate::engine::bucket::TokenBucket;
 use crate::engine::connect::host::HostSweep;
+use crate::engine::connect::intake::{Intake, Turn};
 use crate::engine::connect::window::HOST;
 use crate::engine::lanes::LaneKey;
 use crate::engine::limits::{Demand, GENTLE_IN_FLIGHT, PathKey};
@@ -10,29 +11,28 @@ use crate::engine::roster::Admitted;
 use portolan_common::scope::PermittedTarget;
 use std::time::Instant;
 
-impl Scheduler {
+impl<I: Intake> Scheduler<I> {
     /// Begins with one more host, if there is one and room for it; `false` when there is none to be had now.
     pub(super) fn enlist(&mut self, now: Instant) -> bool {
         let crowded =
             self.hosts.len() >= SPREAD && self.weight >= self.lease.budget() + self.lease.budget() / 2;
-        if self.exhausted
-            || crowded
-            || self.hosts.len() >= self.max_active
-            || self.waiting.len() >= MAX_WAITING
-        {
+        if self.exhausted || crowded || self.hosts.len() >= self.max_active {
             return false;
         }
-        let Some(address) = self.roster.next() else {
-            self.exhausted = true;
-            return false;
+        let (admitted, tag) = match self.intake.next(&self.guard, &self.wall, now) {
+            Turn::Host(admitted, tag) => (admitted, tag),
+            Turn::Refused(asked) => {
+                self.progress.hosts_total = self.progress.hosts_total.saturating_sub(1);
+                self.progress.ports_total = self.progress.ports_total.saturating_sub(asked);
+                return true;
+            }
+            Turn::Later => return false,
+            Turn::End => {
+                self.exhausted = true;
+                return false;
+            }
         };
-        let asked = self.roster.asked().len() as u64;
-        let wall = self.wall.at(now);
-        let Some(admitted) = self.roster.admit(address, &self.guard, &wall, &mut self.ledger) else {
-            self.progress.hosts_total = self.progress.hosts_total.saturating_sub(1);
-            self.progress.ports_total = self.progress.ports_total.saturating_sub(asked);
-            return true;
-        };
+        let asked = self.intake.asked(&tag).len() as u64;
         let lost = asked.saturating_sub(admitted.list.len() as u64);
         self.progress.ports_total = self.progress.ports_total.saturating_sub(lost);
         self.note_hours(&admitted.target);
@@ -42,6 +42,7 @@ impl Scheduler {
         self.weight += weight;
         let sweep = HostSweep::new(admitted.target, admitted.list, admitted.refused, self.seed);
         let key = self.hosts.insert(Active {
+            tag,
             sweep,
             lane,
             weight,
@@ -100,21 +101,31 @@ impl Scheduler {
             self.queue(key);
             return;
         }
-        let Some(host) = self.hosts.remove(key) else { return };
+        let Some(host) = self.remove(key) else { return };
+        let observed_at = self.wall.at(now).timestamp();
+        if self.intake.finished(host.tag, &host.sweep, observed_at) {
+            self.progress.hosts_done += 1;
+        } else {
+            self.progress.hosts_total = self.progress.hosts_total.saturating_sub(1);
+        }
+    }
+
+    /// Takes a host out, and what is under way to it.
+    pub(super) fn withdraw(&mut self, key: usize, now: Instant) -> Option<Active<I::Tag>> {
+        for flight in self.flights.of_host(key) {
+            self.end(flight, now);
+            self.ended.push(flight);
+        }
+        self.remove(key)
+    }
+
+    /// Takes a host out to which nothing is under way.
+    fn remove(&mut self, key: usize) -> Option<Active<I::Tag>> {
+        let host = self.hosts.remove(key)?;
         self.lanes.leave(host.lane);
         if host.held.is_none() {
             self.weight = self.weight.saturating_sub(host.weight);
         }
-        let address = host.sweep.target().address();
-        let observed_at = self.wall.at(now).timestamp();
-        match host.sweep.observation(self.targets.typed(address), observed_at) {
-            Some(observation) => {
-                self.ledger.cover(address, &host.sweep.covered());
-                self.waiting.push_back(observation);
-                self.progress.hosts_done += 1;
-                self.hosts_up += u64::from(host.sweep.is_up());
-            }
-            None => self.progress.hosts_total = self.progress.hosts_total.saturating_sub(1),
-        }
+        Some(host)
     }
 }

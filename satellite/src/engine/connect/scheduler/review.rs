@@ -1,12 +1,13 @@
 //! What a changed scope, or the end of careful hours, does to the hosts that are being swept.
 
 use super::Scheduler;
+use crate::engine::connect::intake::Intake;
 use jiff::Zoned;
 use portolan_common::scope::{Guard, PermittedTarget};
 use std::sync::Arc;
 use std::time::Instant;
 
-impl Scheduler {
+impl<I: Intake> Scheduler<I> {
     /// Takes the wall clock, which may be set while a sweep runs, and asks the guard again when hours are over.
     pub(in crate::engine) fn tick(&mut self, now: Instant, wall: impl FnOnce() -> Zoned) {
         self.wall.tick(now, wall);
@@ -29,7 +30,7 @@ impl Scheduler {
         for key in keys {
             let Some(host) = self.hosts.get_mut(key) else { continue };
             let address = host.sweep.target().address();
-            let permit = self.guard.permit(address, self.roster.asked(), &wall);
+            let permit = self.guard.permit(address, self.intake.asked(&host.tag), &wall);
             let lost = match permit.target {
                 Some(target) => {
                     let lost = host.sweep.narrow(target.clone());
@@ -40,7 +41,9 @@ impl Scheduler {
                 None => host.sweep.close(),
             };
             if lost > 0 {
-                self.roster.note(address, &permit.refused, &mut self.ledger);
+                if let Some(host) = self.hosts.get_mut(key) {
+                    self.intake.narrowed(&mut host.tag, address, &permit.refused);
+                }
                 self.progress.ports_total = self.progress.ports_total.saturating_sub(lost.into());
                 self.recall(key, now);
             }

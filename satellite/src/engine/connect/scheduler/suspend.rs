@@ -4,9 +4,10 @@
 
 use super::{CLOCK_AGE, Scheduler, Step};
 use crate::engine::connect::flights::{Flight, Phase};
+use crate::engine::connect::intake::Intake;
 use std::time::Instant;
 
-impl Scheduler {
+impl<I: Intake> Scheduler<I> {
     /// Whether it is paused.
     pub(in crate::engine) fn is_suspended(&self) -> bool {
         self.suspended_since.is_some()

@@ -2,6 +2,7 @@
 
 use super::sim::*;
 use super::*;
+use crate::engine::connect::itinerary::MAX_WAITING;
 use crate::engine::limits::{PathKey, SharedLimits};
 use crate::engine::verdict::{Offender, Verdict};
 use jiff::SignedDuration;
@@ -63,7 +64,7 @@ fn a_host_that_drops_everything_takes_two_minutes_at_most() {
     assert!(!sim.host("10.0.0.1").up);
     assert_eq!(sim.ports("10.0.0.1", PortState::Filtered, Reason::NoResponse), "1-65535");
     assert_eq!(sim.sent.len(), 4 * 65_535);
-    assert_eq!(sim.scheduler.hosts_up, 0);
+    assert_eq!(sim.scheduler.intake.hosts_up, 0);
 }
 
 #[test]
@@ -132,7 +133,7 @@ fn a_network_without_a_way_does_not_take_three_seconds_a_host() {
     assert!(sim.took() < Duration::from_secs(10), "{:?}", sim.took());
     assert_eq!(sim.hosts.len(), 16_384);
     assert_eq!(sim.ports("10.1.2.3", PortState::Filtered, Reason::NetUnreach), "1-200");
-    assert_eq!((sim.sent.len(), sim.scheduler.hosts_up), (0, 0));
+    assert_eq!((sim.sent.len(), sim.scheduler.intake.hosts_up), (0, 0));
 }
 
 #[test]
@@ -471,5 +472,5 @@ fn nobody_is_started_while_nobody_listens() {
             Step::Done => panic!("65,536 hosts were kept"),
         }
     }
-    assert!(scheduler.waiting.len() <= MAX_WAITING + SPREAD, "{}", scheduler.waiting.len());
+    assert!(scheduler.intake.waiting.len() <= MAX_WAITING + SPREAD, "{}", scheduler.intake.waiting.len());
 }
