@@ -3,9 +3,13 @@
 use super::limits::{Demand, PathKey};
 use super::schedule::Loss;
 use super::slots::Slots;
+use portolan_common::scope::PermittedTarget;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How many lanes there may be for one that nobody uses to be kept.
+const MAX_KEPT: usize = 4096;
 
 /// How much a lane may send: what each way of probing has of its own.
 pub(super) trait Control {
@@ -27,6 +31,8 @@ pub(super) struct Lane<C> {
     pub(super) ready: VecDeque<usize>,
     /// Whether it stands in the queue of lanes, or is parked and will.
     queued: bool,
+    /// Since when it is known that nobody uses it.
+    idle_since: Option<Instant>,
 }
 
 /// What makes a lane.
@@ -43,11 +49,28 @@ pub(super) struct Lanes<C> {
     by_key: HashMap<LaneKey, usize>,
     queue: VecDeque<usize>,
     parked: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// Whether lanes are kept that nobody uses, until they are forgotten.
+    kept: bool,
+}
+
+impl LaneKey {
+    /// The lane of a target.
+    pub(super) fn of(target: &PermittedTarget, gentle: bool) -> Self {
+        let path = PathKey::from(target.address());
+        let demand = Demand { careful: target.limits().careful.clone(), gentle: gentle.then_some(path) };
+        Self { path, demand }
+    }
 }
 
 impl<C> Lane<C> {
     pub(super) fn demand(&self) -> &Demand {
         &self.key.demand
+    }
+}
+
+impl<C: Control> Lane<C> {
+    fn is_unused(&self) -> bool {
+        self.hosts == 0 && self.control.is_idle()
     }
 }
 
@@ -58,7 +81,14 @@ impl<C: Control> Lanes<C> {
             by_key: HashMap::new(),
             queue: VecDeque::new(),
             parked: BinaryHeap::new(),
+            kept: false,
         }
+    }
+
+    /// With lanes that outlive their hosts: what was learnt of a path is there for the next ones, until it is
+    /// [`Lanes::forget`]ted.
+    pub(super) fn keeping() -> Self {
+        Self { kept: true, ..Self::new() }
     }
 
     pub(super) fn get(&self, lane: usize) -> Option<&Lane<C>> {
@@ -81,6 +111,7 @@ impl<C: Control> Lanes<C> {
                     hosts: 0,
                     ready: VecDeque::new(),
                     queued: false,
+                    idle_since: None,
                 });
                 self.by_key.insert(key, lane);
                 lane
@@ -88,6 +119,7 @@ impl<C: Control> Lanes<C> {
         };
         if let Some(lane) = self.lanes.get_mut(lane) {
             lane.hosts += 1;
+            lane.idle_since = None;
         }
         lane
     }
@@ -155,11 +187,95 @@ impl<C: Control> Lanes<C> {
         self.parked.peek().map(|Reverse((at, _))| *at)
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Forgets the lanes that were found unused for so long, and what is long ago of the others. To be called now and
+    /// then.
+    pub(super) fn forget(&mut self, unused_for: Duration, now: Instant) {
+        let keys: Vec<usize> = self.lanes.keys().collect();
+        for key in keys {
+            let Some(lane) = self.lanes.get_mut(key) else { continue };
+            lane.loss.fade();
+            if lane.is_unused() {
+                let since = *lane.idle_since.get_or_insert(now);
+                if now.saturating_duration_since(since) >= unused_for {
+                    self.remove(key);
+                }
+            }
+        }
+    }
+
     fn sweep_out(&mut self, key: usize) {
-        if self.lanes.get(key).is_some_and(|lane| lane.hosts == 0 && lane.control.is_idle())
-            && let Some(lane) = self.lanes.remove(key)
-        {
+        if let Some(lane) = self.lanes.get_mut(key).filter(|lane| lane.is_unused()) {
+            // Of hosts that have gone.
+            lane.ready.clear();
+            if !self.kept || self.lanes.len() > MAX_KEPT {
+                self.remove(key);
+            }
+        }
+    }
+
+    fn remove(&mut self, key: usize) {
+        if let Some(lane) = self.lanes.remove(key) {
             self.by_key.remove(&lane.key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    #[derive(Debug)]
+    struct Still;
+
+    impl Control for Still {
+        fn new(_: Instant) -> Self {
+            Self
+        }
+
+        fn is_idle(&self) -> bool {
+            true
+        }
+    }
+
+    fn key(address: [u8; 4]) -> LaneKey {
+        let path = PathKey::from(IpAddr::from(address));
+        LaneKey { path, demand: Demand { careful: Vec::new(), gentle: None } }
+    }
+
+    #[test]
+    fn what_is_kept_is_forgotten_in_time() {
+        let (start, minute) = (Instant::now(), Duration::from_secs(60));
+        let mut lanes = Lanes::<Still>::keeping();
+        let lane = lanes.join(key([10, 0, 0, 1]), start);
+        lanes.get_mut(lane).unwrap().loss.count(true);
+        lanes.leave(lane);
+        lanes.forget(5 * minute, start);
+        assert_eq!(lanes.join(key([10, 0, 0, 9]), start), lane, "the same path");
+        assert_ne!(lanes.get(lane).unwrap().loss, Loss::NONE);
+        lanes.forget(5 * minute, start + 9 * minute);
+        lanes.leave(lane);
+        for minutes in 10..15 {
+            lanes.forget(5 * minute, start + minutes * minute);
+            assert_eq!(lanes.len(), 1, "counted from when it was found unused");
+        }
+        lanes.forget(5 * minute, start + 15 * minute);
+        assert_eq!((lanes.len(), lanes.by_key.len()), (0, 0));
+    }
+
+    #[test]
+    fn few_are_kept() {
+        let mut lanes = Lanes::<Still>::keeping();
+        for n in 0..10_000u32 {
+            let [_, a, b, c] = (n << 8).to_be_bytes();
+            let lane = lanes.join(key([a, b, c, 1]), Instant::now());
+            lanes.leave(lane);
+        }
+        assert!(lanes.len() <= MAX_KEPT, "{}", lanes.len());
     }
 }

@@ -134,6 +134,8 @@ fn descriptors() -> usize {
 pub(super) struct Lease {
     shared: Arc<SharedLimits>,
     in_flight: usize,
+    /// Whether it counts among those that share.
+    counted: bool,
     /// Lowered when the kernel refuses sockets.
     cap: usize,
     held: Held,
@@ -235,7 +237,7 @@ impl PacketLease {
 impl Lease {
     pub(super) fn new(shared: Arc<SharedLimits>) -> Self {
         shared.state().sweeps += 1;
-        Self { in_flight: 0, cap: shared.budget, held: Held::new(Arc::clone(&shared)), shared }
+        Self { in_flight: 0, counted: true, cap: shared.budget, held: Held::new(Arc::clone(&shared)), shared }
     }
 
     /// How many probes all sweeps together may have in flight.
@@ -246,6 +248,9 @@ impl Lease {
     /// Asks for one probe, `max_rate` being the scope's. Nothing is taken unless everything can be had.
     pub(super) fn admit(&mut self, demand: &Demand, max_rate: u32, now: Instant) -> Admission {
         let mut state = self.shared.state();
+        if !std::mem::replace(&mut self.counted, true) {
+            state.sweeps += 1;
+        }
         if self.in_flight >= self.share(&state) || state.in_flight >= self.shared.budget {
             return Admission::Full(now + LOOK_AGAIN);
         }
@@ -287,6 +292,14 @@ impl Lease {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
+    /// Nothing is to be sent for a while: others have its share, until it asks again.
+    pub(super) fn rest(&mut self) {
+        if std::mem::replace(&mut self.counted, false) {
+            let mut state = self.shared.state();
+            state.sweeps = state.sweeps.saturating_sub(1);
+        }
+    }
+
     /// Whether it holds as many descriptors as it may: what can be spared is to be given back.
     pub(super) fn is_full(&self) -> bool {
         let state = self.shared.state();
@@ -315,8 +328,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.rest();
         let mut state = self.shared.state();
-        state.sweeps = state.sweeps.saturating_sub(1);
         state.in_flight = state.in_flight.saturating_sub(self.in_flight);
     }
 }
@@ -324,6 +337,12 @@ impl Drop for Lease {
 impl Demand {
     pub(super) fn is_empty(&self) -> bool {
         self.careful.is_empty() && self.gentle.is_none()
+    }
+
+    /// How many probes may be in flight with this demand, at least one.
+    pub(super) fn in_flight(&self) -> u32 {
+        let careful = self.careful.iter().map(|limit| limit.in_flight.max(1));
+        careful.chain(self.gentle.map(|_| GENTLE_IN_FLIGHT)).min().unwrap_or(u32::MAX)
     }
 }
 
@@ -433,6 +452,16 @@ mod tests {
         assert_eq!((0..200).filter(|_| admit(&mut first, &FREE, now)).count(), 10);
         drop(first);
         assert_eq!((0..200).filter(|_| admit(&mut second, &FREE, now)).count(), 50, "all that is there");
+        // One that rests leaves its share to others, until it asks again.
+        let mut third = Lease::new(Arc::clone(&shared));
+        third.rest();
+        second.landed(&FREE, now);
+        second.release();
+        assert!(admit(&mut second, &FREE, now) && !admit(&mut third, &FREE, now) && second.is_full());
+        second.release();
+        assert!(!admit(&mut second, &FREE, now) && admit(&mut third, &FREE, now), "half each");
+        drop(third);
+        assert_eq!(shared.state().sweeps, 1);
     }
 
     #[test]

@@ -124,6 +124,7 @@ pub fn capabilities() -> Vec<String> {
         ("discover", raw),
         ("pause", true),
         ("max-rate", true),
+        ("checks", true),
     ];
     words.into_iter().filter(|(_, offered)| *offered).map(|(word, _)| word.to_owned()).collect()
 }

@@ -37,6 +37,7 @@ mod roster;
 mod rtt;
 mod schedule;
 mod slots;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod udp;
@@ -46,6 +47,7 @@ mod wall;
 pub use limits::SharedLimits;
 use method::why_not_raw;
 pub use method::{Method, MethodError, capabilities};
+pub use standing::{Look, Looked, MAX_PORTS, Standing};
 
 /// One sweep: these addresses on these ports, once.
 #[derive(Clone, Debug)]

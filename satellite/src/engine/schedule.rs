@@ -15,6 +15,9 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(3);
 /// right as a whole 99 times in 100.
 const LN_TOLERANCE: f64 = -16.118;
 
+/// How many answers it takes for half of them to be forgotten.
+const FADING: u32 = 256;
+
 /// How many probes answered at once, and how many only after others were lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Loss {
@@ -30,6 +33,13 @@ impl Loss {
     pub(super) fn count(&mut self, late: bool) {
         self.answered = self.answered.saturating_add(1);
         self.answered_late = self.answered_late.saturating_add(late.into());
+    }
+
+    /// Lets what is long ago count less, once there is enough of it.
+    pub(super) fn fade(&mut self) {
+        if self.answered >= FADING {
+            (self.answered, self.answered_late) = (self.answered / 2, self.answered_late / 2);
+        }
     }
 
     /// The share of probes that get lost on the way there or back, 0 to 1: of the ports that answer, those that did

@@ -8,17 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-const EVERYTHING: &str = "[scope]\nallow = [\"0.0.0.0/0\", \"::/0\"]\n";
+pub(super) const EVERYTHING: &str = "[scope]\nallow = [\"0.0.0.0/0\", \"::/0\"]\n";
 
-fn guard(scope: &str) -> Guard {
+pub(super) fn guard(scope: &str) -> Guard {
     Guard::new(Scope::from_toml("satellite.toml", scope).unwrap())
 }
 
-fn context(scope: &str, limits: SharedLimits) -> EngineContext {
+pub(super) fn context(scope: &str, limits: SharedLimits) -> EngineContext {
     EngineContext { guard: Arc::new(ArcSwap::from_pointee(guard(scope))), limits: Arc::new(limits) }
 }
 
-fn request(target: &str, ports: &str) -> SweepRequest {
+pub(super) fn request(target: &str, ports: &str) -> SweepRequest {
     let targets = targets::parse_all(&[target.to_owned()], &[]).unwrap().resolve(&BTreeMap::new());
     SweepRequest {
         targets,
@@ -62,14 +62,18 @@ async fn run(
     (summary, hosts, progress)
 }
 
-async fn simply(target: &str, ports: &str, limits: SharedLimits) -> (SweepSummary, Vec<HostObservation>) {
+pub(super) async fn simply(
+    target: &str,
+    ports: &str,
+    limits: SharedLimits,
+) -> (SweepSummary, Vec<HostObservation>) {
     let (summary, hosts, _) =
         run(request(target, ports), context(EVERYTHING, limits), CancellationToken::new(), |_| {}).await;
     (summary, hosts)
 }
 
 /// Ports below the ephemeral ones, so that nothing else on this host takes them meanwhile.
-fn listen(address: &str) -> (TcpListener, u16) {
+pub(super) fn listen(address: &str) -> (TcpListener, u16) {
     let address: IpAddr = address.parse().unwrap();
     for port in (20_000 + (std::process::id() % 1000) as u16 * 10)..32_000 {
         if let Ok(listener) = TcpListener::bind((address, port)) {
@@ -132,7 +136,7 @@ async fn a_probe_that_meets_itself_is_not_an_open_port() {
 }
 
 /// A listener that answers nobody, its queue being full, and its port.
-fn deaf(address: Ipv4Addr) -> (TcpListener, Vec<TcpStream>, u16) {
+pub(super) fn deaf(address: Ipv4Addr) -> (TcpListener, Vec<TcpStream>, u16) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let (taken, port) = listen(&address.to_string());
     drop(taken);

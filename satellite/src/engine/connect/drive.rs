@@ -1,10 +1,13 @@
 //! The loop that brings the scheduler's decisions and the sockets together, on a thread of its own: a round trip is
 //! then measured when its answer comes, not when a busy runtime gets to it.
 
+use super::intake::Intake;
 use super::prober::{ConnectProber, Sent};
 use super::scheduler::{Scheduler, Step};
+use crate::engine::verdict::Answer;
 use crate::engine::{Control, EngineContext, Outcome, SweepEvent};
 use jiff::Zoned;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
@@ -51,9 +54,14 @@ pub(in crate::engine) fn run(
         }
         scheduler.tick(now, Zoned::now);
         let wake = match send(scheduler, &mut prober) {
-            Ok(Some(wake)) => wake,
-            Ok(None) => return scheduler.unfinished().map_or(Outcome::Complete, Outcome::Failed),
-            Err(outcome) => return outcome,
+            Burst::Wait(wake) => wake,
+            Burst::Done => return scheduler.unfinished().map_or(Outcome::Complete, Outcome::Failed),
+            Burst::CutOff { address, errno } => {
+                let error = std::io::Error::from_raw_os_error(errno);
+                return Outcome::Failed(format!(
+                    "this host could not open a connection to {address} for 30 s: {error}"
+                ));
+            }
         };
         let told_all = tell(scheduler, events);
         let now = Instant::now();
@@ -62,29 +70,32 @@ pub(in crate::engine) fn run(
             // Left out while the receiver is busy: the next one says more.
             let _ = events.try_send(SweepEvent::Progress(scheduler.progress()));
         }
-        // Deadlines up to here are judged only after all answers up to here were read.
-        if let Err(error) = prober.wait(wake.saturating_duration_since(now).min(MAX_SLEEP), &mut answers) {
+        let sleep = wake.saturating_duration_since(now).min(MAX_SLEEP);
+        if let Err(error) = receive(scheduler, &mut prober, sleep, now, &mut answers) {
             return Outcome::Failed(format!("cannot wait for answers: {error}"));
         }
-        let at = Instant::now();
-        for (flight, answer) in answers.drain(..) {
-            scheduler.answered(flight, answer, at);
-            forget(scheduler, &mut prober);
-        }
-        scheduler.expire(now);
-        forget(scheduler, &mut prober);
     }
 }
 
-/// Sends what may be sent now, a burst at most. When to look again, or `None` when all is done.
-fn send(scheduler: &mut Scheduler, prober: &mut ConnectProber) -> Result<Option<Instant>, Outcome> {
+/// What a burst of probes came to.
+pub(super) enum Burst {
+    /// When to look again.
+    Wait(Instant),
+    /// All is done.
+    Done,
+    /// This host has not opened a single connection for too long, the last time to this address, by this error.
+    CutOff { address: IpAddr, errno: i32 },
+}
+
+/// Sends what may be sent now, a burst at most.
+pub(super) fn send<I: Intake>(scheduler: &mut Scheduler<I>, prober: &mut ConnectProber) -> Burst {
     for _ in 0..BURST {
         forget(scheduler, prober);
         let now = Instant::now();
         let flight = match scheduler.next(now) {
             Step::Probe(flight) => flight,
-            Step::Wait(until) => return Ok(Some(until)),
-            Step::Done => return Ok(None),
+            Step::Wait(until) => return Burst::Wait(until),
+            Step::Done => return Burst::Done,
         };
         let Some((target, port)) = scheduler.destination(flight) else { continue };
         match prober.send(flight, target, port) {
@@ -93,18 +104,35 @@ fn send(scheduler: &mut Scheduler, prober: &mut ConnectProber) -> Result<Option<
             Sent::Held { hold, errno } => {
                 let address = target.address();
                 if scheduler.held(flight, hold, errno, now) {
-                    let error = std::io::Error::from_raw_os_error(errno);
-                    return Err(Outcome::Failed(format!(
-                        "this host could not open a connection to {address} for 30 s: {error}"
-                    )));
+                    return Burst::CutOff { address, errno };
                 }
             }
         }
     }
-    Ok(Some(Instant::now()))
+    Burst::Wait(Instant::now())
 }
 
-fn forget(scheduler: &mut Scheduler, prober: &mut ConnectProber) {
+/// Takes the answers that are there or come meanwhile, then what is due by `now`: deadlines are judged only after all
+/// answers up to them were read.
+pub(super) fn receive<I: Intake>(
+    scheduler: &mut Scheduler<I>,
+    prober: &mut ConnectProber,
+    sleep: Duration,
+    now: Instant,
+    answers: &mut Vec<(usize, Answer)>,
+) -> std::io::Result<()> {
+    prober.wait(sleep, answers)?;
+    let at = Instant::now();
+    for (flight, answer) in answers.drain(..) {
+        scheduler.answered(flight, answer, at);
+        forget(scheduler, prober);
+    }
+    scheduler.expire(now);
+    forget(scheduler, prober);
+    Ok(())
+}
+
+fn forget<I: Intake>(scheduler: &mut Scheduler<I>, prober: &mut ConnectProber) {
     while let Some(flight) = scheduler.take_ended() {
         prober.forget(flight);
     }

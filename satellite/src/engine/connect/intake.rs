@@ -17,6 +17,8 @@ pub(in crate::engine) enum Turn<T> {
     Host(Admitted, T),
     /// A host that the scope refuses, which was asked for so many ports.
     Refused(u64),
+    /// One that does not begin now.
+    Passed,
     /// None at the moment.
     Later,
     /// None ever again.

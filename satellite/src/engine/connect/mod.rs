@@ -3,15 +3,19 @@
 //! [`scheduler`] decides (pure, every `now` an argument), from what [`host`] knows of each host, [`window`] of each
 //! path and [`flights`] of the probes on their way; [`prober`] is the thin layer of sockets.
 
+mod attend;
 mod drive;
 mod flights;
 mod host;
 mod intake;
 mod itinerary;
+mod looks;
 mod prober;
 mod scheduler;
 mod window;
 
+pub(super) use attend::attend;
 pub(super) use drive::run;
-pub(super) use prober::own_addresses;
+pub(super) use looks::{Caller, Order};
+pub(super) use prober::{ConnectProber, own_addresses};
 pub(super) use scheduler::{Plan, Scheduler};

@@ -11,6 +11,7 @@ use crate::engine::slots::Slots;
 use crate::engine::verdict::{Answer, Hold, Offender, Verdict};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::EventFd;
 use portolan_common::scope::PermittedTarget;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::collections::HashSet;
@@ -24,6 +25,9 @@ const MAX_IDLE: usize = 32;
 
 /// Events taken at once.
 const EVENTS: usize = 256;
+
+/// How old this host's addresses may be: it may get others while it probes.
+const OWN_AGE: Duration = Duration::from_secs(10);
 
 /// A round trip this long may be the answer to the kernel's own retransmission of the SYN, which it sends after one
 /// second (RFC 6298 section 2.1): not measured (Karn's algorithm).
@@ -63,7 +67,7 @@ struct Connection {
 
 /// TCP connections on their way.
 #[derive(Debug)]
-pub(super) struct ConnectProber {
+pub(in crate::engine) struct ConnectProber {
     epoll: Epoll,
     connections: Slots<Connection>,
     /// Connection by flight.
@@ -74,11 +78,13 @@ pub(super) struct ConnectProber {
     ephemeral: RangeInclusive<u16>,
     /// This host's addresses.
     own: HashSet<IpAddr>,
+    /// When that was read.
+    own_read: Instant,
     events: Vec<EpollEvent>,
 }
 
 impl ConnectProber {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(in crate::engine) fn new() -> io::Result<Self> {
         Ok(Self {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             connections: Slots::new(),
@@ -86,6 +92,7 @@ impl ConnectProber {
             idle: [Vec::new(), Vec::new()],
             ephemeral: ephemeral_ports(),
             own: own_addresses()?,
+            own_read: Instant::now(),
             events: vec![EpollEvent::empty(); EVENTS],
         })
     }
@@ -93,6 +100,7 @@ impl ConnectProber {
     /// Sends a probe and looks once whether it is answered already.
     pub(super) fn send(&mut self, flight: usize, target: &PermittedTarget, port: u16) -> Sent {
         let address = target.address();
+        self.read_own(Instant::now());
         let key = match self.socket(address, port) {
             Ok(key) => key,
             Err(error) => {
@@ -149,11 +157,25 @@ impl ConnectProber {
         }
     }
 
-    /// Waits for answers, no longer than the timeout, and takes all that are there.
+    /// From now on [`ConnectProber::wait`] ends when the bell rings, too.
+    pub(in crate::engine) fn hear(&self, bell: &EventFd) -> io::Result<()> {
+        // Edge-triggered: each ring is told once, and nothing needs to be read from it. No connection has this number.
+        Ok(self.epoll.add(bell, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, u64::MAX))?)
+    }
+
+    /// Closes the sockets that are kept for the next probes.
+    pub(super) fn drop_idle(&mut self) {
+        for key in self.idle.iter_mut().flat_map(|idle| idle.drain(..)) {
+            self.connections.remove(key);
+        }
+    }
+
+    /// Waits for answers, no longer than the timeout (to the millisecond, and 24 days at most), and takes all that are
+    /// there.
     pub(super) fn wait(&mut self, timeout: Duration, answers: &mut Vec<(usize, Answer)>) -> io::Result<()> {
         // Rounded up, so that the last fraction of a millisecond is not spent spinning.
-        let millis = u16::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
-        let mut timeout = EpollTimeout::from(millis);
+        let millis = timeout.as_micros().div_ceil(1000);
+        let mut timeout = EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX);
         loop {
             let mut events = std::mem::take(&mut self.events);
             let waited = self.epoll.wait(&mut events, timeout);
@@ -191,6 +213,17 @@ impl ConnectProber {
     }
 
     // --- private ---
+
+    /// Reads this host's addresses again if they were read too long ago.
+    fn read_own(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.own_read) > OWN_AGE {
+            self.own_read = now;
+            // Where they cannot be read, those of before are likelier than none.
+            if let Ok(own) = own_addresses() {
+                self.own = own;
+            }
+        }
+    }
 
     /// A socket for the destination, used before or new.
     fn socket(&mut self, address: IpAddr, port: u16) -> io::Result<usize> {
@@ -311,12 +344,6 @@ impl ConnectProber {
             connection.flight = None;
             idle.push(key);
         } else {
-            self.connections.remove(key);
-        }
-    }
-
-    fn drop_idle(&mut self) {
-        for key in self.idle.iter_mut().flat_map(|idle| idle.drain(..)) {
             self.connections.remove(key);
         }
     }

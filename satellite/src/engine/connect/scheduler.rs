@@ -3,10 +3,12 @@
 
 mod holds;
 mod hosts;
+mod looks;
 mod review;
 #[cfg(test)]
 mod sim;
 mod suspend;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -16,30 +18,24 @@ use super::host::{Change, Overdue};
 use super::intake::Intake;
 use super::itinerary::Itinerary;
 use super::window::PathWindow;
+use crate::engine::Progress;
 use crate::engine::bucket::TokenBucket;
 use crate::engine::lanes::Lanes;
-use crate::engine::ledger::Ledger;
 use crate::engine::limits::{Admission, Lease};
 use crate::engine::slots::Slots;
 use crate::engine::verdict::{Answer, Hold};
 use crate::engine::wall::{CLOCK_AGE, Wall};
-use crate::engine::{End, Progress};
-use jiff::{Timestamp, Zoned};
-use portolan_common::observation::HostObservation;
-use portolan_common::ports::PortSpec;
+use jiff::Timestamp;
 use portolan_common::scope::{Guard, PermittedTarget};
-use portolan_common::targets::ResolvedTargets;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+pub(in crate::engine) use sweep::Plan;
 
 /// Hosts that are swept side by side at least, so that no host gets a burst.
 const SPREAD: usize = 64;
 
 /// Hosts that are swept side by side at most.
 const MAX_ACTIVE: usize = 8192;
-
-/// Ports of all hosts that are swept side by side, 3 bytes each.
-const MAX_CELLS: usize = 4 << 20;
 
 /// Hosts looked at before the caller has its turn again.
 const TURN: usize = 256;
@@ -56,18 +52,6 @@ pub(super) enum Step {
     Wait(Instant),
     /// Every host is finished.
     Done,
-}
-
-/// What a sweep is made of.
-pub(in crate::engine) struct Plan {
-    pub(in crate::engine) targets: ResolvedTargets,
-    pub(in crate::engine) ports: PortSpec,
-    pub(in crate::engine) gentle: bool,
-    /// Probes a second of this sweep.
-    pub(in crate::engine) max_rate: Option<u32>,
-    /// Probes a second to one host.
-    pub(in crate::engine) max_rate_per_host: Option<u32>,
-    pub(in crate::engine) seed: u64,
 }
 
 #[derive(Debug)]
@@ -128,63 +112,8 @@ struct Terms {
     max_rate_per_host: Option<u32>,
     max_active: usize,
     seed: u64,
-}
-
-impl Scheduler {
-    /// Of one sweep.
-    pub(in crate::engine) fn new(
-        plan: Plan,
-        guard: Arc<Guard>,
-        lease: Lease,
-        now: Instant,
-        wall: Zoned,
-    ) -> Self {
-        let Plan { targets, ports, gentle, max_rate, max_rate_per_host, seed } = plan;
-        let mut ledger = Ledger::default();
-        let (allowed, refused) = guard.allowed(&targets.addresses);
-        for (addresses, rule) in refused {
-            ledger.refuse_all(addresses, rule);
-        }
-        let hosts_total = u64::try_from(allowed.len()).unwrap_or(u64::MAX);
-        let progress = Progress {
-            hosts_total,
-            ports_total: hosts_total.saturating_mul(ports.len() as u64),
-            ..Progress::default()
-        };
-        let max_active = (MAX_CELLS / ports.len().max(1)).clamp(1, MAX_ACTIVE);
-        let intake = Itinerary::new(targets, allowed, ports, ledger, seed);
-        let terms = Terms { gentle, max_rate, max_rate_per_host, max_active, seed };
-        Self { progress, ..Self::with(intake, terms, guard, lease, Wall::new(now, wall)) }
-    }
-
-    /// A finished host that nobody took yet.
-    pub(super) fn take_finished(&mut self) -> Option<HostObservation> {
-        self.intake.waiting.pop_front()
-    }
-
-    /// Puts a finished host back that could not be handed on.
-    pub(super) fn put_back_finished(&mut self, host: HostObservation) {
-        self.intake.waiting.push_front(host);
-    }
-
-    /// Why the sweep is not complete although it is at its end, in words for the operator.
-    pub(super) fn unfinished(&self) -> Option<String> {
-        self.intake.why_unfinished()
-    }
-
-    /// Ends the sweep, wherever it is, and gives back what it shares with others.
-    pub(in crate::engine) fn close(self) -> End {
-        let Itinerary { mut ledger, waiting, hosts_up, .. } = self.intake;
-        let (refusals, refusals_dropped) = ledger.take_refusals();
-        End {
-            finished: waiting,
-            progress: self.progress,
-            hosts_up,
-            refusals,
-            refusals_dropped,
-            coverage: ledger.take_coverage(),
-        }
-    }
+    /// Whether what is learnt of a path outlives the hosts.
+    keeping: bool,
 }
 
 impl<I: Intake> Scheduler<I> {
@@ -198,7 +127,7 @@ impl<I: Intake> Scheduler<I> {
             max_active: terms.max_active,
             hosts: Slots::new(),
             weight: 0,
-            lanes: Lanes::new(),
+            lanes: if terms.keeping { Lanes::keeping() } else { Lanes::new() },
             flights: Flights::new(),
             lease,
             progress: Progress::default(),
@@ -245,7 +174,9 @@ impl<I: Intake> Scheduler<I> {
                 return Step::Wait(self.next_wake(now));
             };
             // What lands later puts a lane without room back into the queue.
-            let Some(lane) = self.lanes.get_mut(lane_key).filter(|lane| lane.control.has_room()) else {
+            let Some(lane) =
+                self.lanes.get_mut(lane_key).filter(|lane| lane.control.has_room(lane.demand().in_flight()))
+            else {
                 continue;
             };
             let Some(host_key) = lane.ready.pop_front() else { continue };

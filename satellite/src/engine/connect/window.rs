@@ -104,9 +104,9 @@ pub(super) struct PathWindow {
 }
 
 impl PathWindow {
-    /// Whether the window has room.
-    pub(super) fn has_room(&self) -> bool {
-        self.in_flight < self.window.limit()
+    /// Whether the window has room, and what else limits the path.
+    pub(super) fn has_room(&self, limit: u32) -> bool {
+        self.in_flight < self.window.limit().min(limit)
     }
 }
 

@@ -59,6 +59,11 @@ impl Holds {
         self.wakes.push(Reverse((at, key)));
     }
 
+    /// Forgets which paths lead nowhere.
+    pub(super) fn forget(&mut self) {
+        self.no_way.clear();
+    }
+
     pub(super) fn next_wake(&self) -> Option<Instant> {
         self.wakes.peek().map(|Reverse((at, _))| *at)
     }

@@ -6,7 +6,7 @@ use crate::engine::connect::host::HostSweep;
 use crate::engine::connect::intake::{Intake, Turn};
 use crate::engine::connect::window::HOST;
 use crate::engine::lanes::LaneKey;
-use crate::engine::limits::{Demand, GENTLE_IN_FLIGHT, PathKey};
+use crate::engine::limits::GENTLE_IN_FLIGHT;
 use crate::engine::roster::Admitted;
 use portolan_common::scope::PermittedTarget;
 use std::time::Instant;
@@ -26,6 +26,7 @@ impl<I: Intake> Scheduler<I> {
                 self.progress.ports_total = self.progress.ports_total.saturating_sub(asked);
                 return true;
             }
+            Turn::Passed => return true,
             Turn::Later => return false,
             Turn::End => {
                 self.exhausted = true;
@@ -64,9 +65,7 @@ impl<I: Intake> Scheduler<I> {
     }
 
     pub(super) fn lane_key(&self, target: &PermittedTarget) -> LaneKey {
-        let path = PathKey::from(target.address());
-        let demand = Demand { careful: target.limits().careful.clone(), gentle: self.gentle.then_some(path) };
-        LaneKey { path, demand }
+        LaneKey::of(target, self.gentle)
     }
 
     pub(super) fn note_hours(&mut self, target: &PermittedTarget) {

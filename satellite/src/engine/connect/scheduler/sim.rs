@@ -3,7 +3,7 @@
 use super::*;
 use crate::engine::limits::SharedLimits;
 use crate::engine::verdict::{Offender, Verdict};
-use portolan_common::observation::{PortState, Reason};
+use portolan_common::observation::{HostObservation, PortState, Reason};
 use portolan_common::scope::Scope;
 use portolan_common::targets;
 use std::cmp::Reverse;

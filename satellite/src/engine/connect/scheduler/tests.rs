@@ -5,7 +5,7 @@ use super::*;
 use crate::engine::connect::itinerary::MAX_WAITING;
 use crate::engine::limits::{PathKey, SharedLimits};
 use crate::engine::verdict::{Offender, Verdict};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Zoned};
 use portolan_common::observation::{PortState, Protocol, Reason};
 use portolan_common::targets;
 use std::collections::{BTreeMap, HashSet};

@@ -2,7 +2,6 @@
 
 use super::{Active, MAX_ACTIVE, MAX_CELLS, MAX_FINISHED, MAX_READY, NO_PATH, Scheduler, view};
 use crate::engine::lanes::LaneKey;
-use crate::engine::limits::{Demand, PathKey};
 use crate::engine::packet::discovery;
 use crate::engine::packet::host::{Host, Phase, Review};
 use crate::engine::packet::suspicion::CANARIES;
@@ -198,9 +197,7 @@ impl Scheduler {
     }
 
     pub(super) fn lane_key(&self, target: &PermittedTarget) -> LaneKey {
-        let path = PathKey::from(target.address());
-        let demand = Demand { careful: target.limits().careful.clone(), gentle: self.gentle.then_some(path) };
-        LaneKey { path, demand }
+        LaneKey::of(target, self.gentle)
     }
 
     pub(super) fn note_hours(&mut self, target: &PermittedTarget) {
