@@ -292,6 +292,12 @@ impl Lease {
         self.in_flight = self.in_flight.saturating_sub(1);
     }
 
+    /// What it holds: descriptors, and demands with something in flight.
+    #[cfg(test)]
+    pub(super) fn holds(&self) -> (usize, usize) {
+        (self.in_flight, self.held.by_demand.len())
+    }
+
     /// Nothing is to be sent for a while: others have its share, until it asks again.
     pub(super) fn rest(&mut self) {
         if std::mem::replace(&mut self.counted, false) {

@@ -231,6 +231,12 @@ impl Flights {
         self.by_port.get(&(host, cell)).map_or(&[], Vec::as_slice)
     }
 
+    /// How many there are, with the alarms set for them.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.flights.len() + self.by_port.len() + self.alarms.len()
+    }
+
     /// How many are fresh.
     #[cfg(test)]
     pub(super) fn fresh(&self) -> usize {

@@ -112,6 +112,12 @@ impl Looks {
         self.next.is_empty() && self.lanes.is_empty()
     }
 
+    /// Whether nothing of past looks is left.
+    #[cfg(test)]
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.is_empty() && self.cells == 0
+    }
+
     /// Whether nobody waits any more for a look under way.
     pub(super) fn is_given_up(look: &UnderWay) -> bool {
         look.order.caller.has_gone()

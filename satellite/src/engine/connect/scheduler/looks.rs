@@ -1,5 +1,8 @@
 //! What a scheduler does for single looks only: it never comes to an end, and forgets what it does not need any more.
 
+#[cfg(test)]
+mod tests;
+
 use super::{MAX_ACTIVE, Scheduler, Terms};
 use crate::engine::connect::looks::{Looks, Order};
 use crate::engine::limits::Lease;

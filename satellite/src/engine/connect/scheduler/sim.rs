@@ -36,9 +36,11 @@ pub(super) fn icmp(verdict: Verdict) -> Fate {
     soon(Answer::Icmp { verdict, offender: Offender::Other })
 }
 
-/// One sweep, and what was seen of it.
-pub(super) struct Sim {
-    pub(super) scheduler: Scheduler,
+/// One sweep, or single looks, and what was seen of it.
+pub(super) struct Sim<I: Intake = Itinerary> {
+    pub(super) scheduler: Scheduler<I>,
+    /// Takes a finished host; looks are told to who asked for them.
+    take_finished: fn(&mut Scheduler<I>) -> Option<HostObservation>,
     pub(super) start: Instant,
     pub(super) now: Instant,
     /// Every probe that left: when, where to.
@@ -46,6 +48,20 @@ pub(super) struct Sim {
     pub(super) hosts: BTreeMap<IpAddr, HostObservation>,
     pub(super) most_in_flight: usize,
     pub(super) gave_up: bool,
+    wire: Wire,
+}
+
+/// What is between this host and the others.
+#[derive(Default)]
+struct Wire {
+    /// Probes by address and port.
+    count: HashMap<(IpAddr, u16), u32>,
+    /// Answers: when they come, to which flight, and their number.
+    on_the_way: BinaryHeap<Reverse<(Instant, usize, u64)>>,
+    answers: HashMap<u64, Answer>,
+    /// The flights that wait, and the number of their answer.
+    alive: HashMap<usize, u64>,
+    serial: u64,
 }
 
 pub(super) fn guard(scope: &str) -> Arc<Guard> {
@@ -71,8 +87,28 @@ impl Sim {
         let lease = Lease::new(Arc::new(SharedLimits::with_budget(8192)));
         let start = Instant::now();
         let scheduler = Scheduler::new(plan, guard(scope), lease, start, wall.parse().unwrap());
+        Self::of(scheduler, Scheduler::take_finished, start)
+    }
+}
+
+impl<I: Intake> Sim<I> {
+    pub(super) fn of(
+        scheduler: Scheduler<I>,
+        take_finished: fn(&mut Scheduler<I>) -> Option<HostObservation>,
+        start: Instant,
+    ) -> Self {
         let (sent, hosts) = (Vec::new(), BTreeMap::new());
-        Self { scheduler, start, now: start, sent, hosts, most_in_flight: 0, gave_up: false }
+        Self {
+            scheduler,
+            take_finished,
+            start,
+            now: start,
+            sent,
+            hosts,
+            most_in_flight: 0,
+            gave_up: false,
+            wire: Wire::default(),
+        }
     }
 
     /// Runs for so long at most; the network is told where a probe goes and the how-manieth of its port it is. Whether
@@ -83,15 +119,11 @@ impl Sim {
         mut network: impl FnMut(IpAddr, u16, u32, Instant) -> Fate,
     ) -> bool {
         let end = self.now + time;
-        let mut count: HashMap<(IpAddr, u16), u32> = HashMap::new();
-        let mut on_the_way = BinaryHeap::new();
-        let mut alive: HashMap<usize, u64> = HashMap::new();
-        let (mut serial, mut fates) = (0u64, HashMap::new());
         loop {
             while let Some(flight) = self.scheduler.take_ended() {
-                alive.remove(&flight);
+                self.wire.alive.remove(&flight);
             }
-            while let Some(host) = self.scheduler.take_finished() {
+            while let Some(host) = (self.take_finished)(&mut self.scheduler) {
                 assert!(self.hosts.insert(host.address, host).is_none(), "a host was told twice");
             }
             if self.now > end {
@@ -103,7 +135,7 @@ impl Sim {
                 Step::Probe(flight) => {
                     let (target, port) = self.scheduler.destination(flight).unwrap();
                     let address = target.address();
-                    let nth = count.entry((address, port)).or_default();
+                    let nth = self.wire.count.entry((address, port)).or_default();
                     *nth += 1;
                     match network(address, port, *nth, self.now) {
                         Held { hold } => {
@@ -116,16 +148,17 @@ impl Sim {
                         }
                         fate => {
                             self.sent.push((self.now, address, port));
-                            serial += 1;
-                            alive.insert(flight, serial);
+                            self.wire.serial += 1;
+                            let serial = self.wire.serial;
+                            self.wire.alive.insert(flight, serial);
                             // Counting takes long; large sweeps do not ask for it.
                             if self.sent.len() < 10_000 {
                                 self.most_in_flight = self.most_in_flight.max(self.scheduler.flights.fresh());
                             }
                             self.scheduler.pending(flight);
                             if let Fate::Answer(answer, after) = fate {
-                                on_the_way.push(Reverse((self.now + after, flight, serial)));
-                                fates.insert(serial, answer);
+                                self.wire.on_the_way.push(Reverse((self.now + after, flight, serial)));
+                                self.wire.answers.insert(serial, answer);
                             }
                             // Sending takes time too.
                             self.now + Duration::from_micros(10)
@@ -133,20 +166,21 @@ impl Sim {
                     }
                 }
             };
-            if let Some(Reverse((at, ..))) = on_the_way.peek() {
+            if let Some(Reverse((at, ..))) = self.wire.on_the_way.peek() {
                 wake = wake.min(*at);
             }
             self.now = self.now.max(wake);
-            while let Some(Reverse((at, flight, number))) = on_the_way.peek().copied() {
+            while let Some(Reverse((at, flight, number))) = self.wire.on_the_way.peek().copied() {
                 if at > self.now {
                     break;
                 }
-                on_the_way.pop();
-                if alive.get(&flight) == Some(&number) {
-                    alive.remove(&flight);
-                    self.scheduler.answered(flight, fates[&number], self.now);
+                self.wire.on_the_way.pop();
+                let answer = self.wire.answers.remove(&number).unwrap();
+                if self.wire.alive.get(&flight) == Some(&number) {
+                    self.wire.alive.remove(&flight);
+                    self.scheduler.answered(flight, answer, self.now);
                     while let Some(flight) = self.scheduler.take_ended() {
-                        alive.remove(&flight);
+                        self.wire.alive.remove(&flight);
                     }
                 }
             }
