@@ -57,6 +57,11 @@ impl Matcher {
         }
     }
 
+    /// The label and the value that it must have, where it is exactly one: what an index can find.
+    pub fn equality(&self) -> Option<(&str, &str)> {
+        (self.op == Op::Equal && !self.value.is_empty()).then_some((&self.name, &self.value))
+    }
+
     /// The label that it is about.
     pub fn name(&self) -> &str {
         &self.name
@@ -142,6 +147,18 @@ mod tests {
         assert!(matches("port=~4.*|80", &labels) && !matches("port=~4", &labels));
         assert!(matches("port!~4", &labels));
         assert!(matches("owner=", &labels) && matches("owner!=x", &labels));
+    }
+
+    #[test]
+    fn only_equality_with_something_can_be_looked_up() {
+        let equality = |text: &str| {
+            let matcher: Matcher = text.parse().unwrap();
+            matcher.equality().map(|(name, value)| (name.to_owned(), value.to_owned()))
+        };
+        assert_eq!(equality("team=shop"), Some(("team".into(), "shop".into())));
+        for text in ["team=", "team!=shop", "team=~shop", "team!~shop"] {
+            assert_eq!(equality(text), None, "{text}");
+        }
     }
 
     #[test]
