@@ -3,6 +3,7 @@
 //! One listener serves everybody ([`listener`]); who the peer's certificate says it is picks the services that it can
 //! reach at all ([`authorization`]). Observations are acked only after a durable commit ([`store`]).
 
+pub mod alerts;
 pub mod authorization;
 pub mod backup;
 pub mod cli;

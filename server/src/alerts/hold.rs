@@ -1,0 +1,106 @@
+//! What holds alerts back at a time: silences, maintenance windows and announced changes, and until when that is so.
+
+use super::alert::Alert;
+use super::changes::ExpectedChange;
+use super::context::Context;
+use super::kept::Kept;
+use super::silences::Silence;
+use jiff::Timestamp;
+use std::collections::{BTreeMap, HashMap};
+
+/// See the module. Made anew when its time is over; what an alert costs does not grow with the number of silences, as
+/// long as each has a matcher that asks for one value.
+#[derive(Debug, Default)]
+pub(super) struct Outlook {
+    silences: Vec<Silence>,
+    /// Places in `silences` by one of the label values that each asks for.
+    by_value: HashMap<String, HashMap<String, Vec<usize>>>,
+    /// Places of those that ask for no one value.
+    others: Vec<usize>,
+    maintenance: BTreeMap<String, BTreeMap<String, String>>,
+    changes: Vec<ExpectedChange>,
+    /// When something of it begins or ends; `None`: never.
+    until: Option<Timestamp>,
+}
+
+impl Outlook {
+    /// What holds back now.
+    pub(super) fn new(
+        silences: &Kept<Silence>,
+        changes: &Kept<ExpectedChange>,
+        context: &Context,
+        now: Timestamp,
+    ) -> Self {
+        let mut outlook = Self::default();
+        let mut boundaries: Vec<Timestamp> = Vec::new();
+        for silence in silences.values() {
+            boundaries.extend([silence.starts, silence.ends]);
+            if silence.is_active(now) {
+                outlook.add(silence.clone());
+            }
+        }
+        for change in changes.values().filter(|change| change.is_open(now)) {
+            boundaries.push(change.ends_at);
+            outlook.changes.push(change.clone());
+        }
+        for (name, maintenance) in context.maintenance() {
+            match maintenance.window.end(now) {
+                Some(end) => {
+                    boundaries.push(end);
+                    outlook.maintenance.insert(name.clone(), maintenance.matches.clone());
+                }
+                None => boundaries.extend(maintenance.window.next_start(now)),
+            }
+        }
+        outlook.until = boundaries.into_iter().filter(|at| *at > now).min();
+        outlook
+    }
+
+    fn add(&mut self, silence: Silence) {
+        let place = self.silences.len();
+        match silence.matchers.iter().find_map(|matcher| matcher.equality()) {
+            Some((name, value)) => {
+                let values = self.by_value.entry(name.to_owned()).or_default();
+                values.entry(value.to_owned()).or_default().push(place);
+            }
+            None => self.others.push(place),
+        }
+        self.silences.push(silence);
+    }
+
+    /// Whether it still is what holds back.
+    pub(super) fn holds_at(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+
+    /// Whether another holds back the same.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.silences == other.silences
+            && self.maintenance == other.maintenance
+            && self.changes.iter().map(key).eq(other.changes.iter().map(key))
+    }
+
+    /// The silences that match.
+    fn silences_of<'a>(&'a self, alert: &'a Alert) -> impl Iterator<Item = &'a Silence> {
+        let indexed = alert.labels.iter().filter_map(|(name, value)| self.by_value.get(name)?.get(value));
+        let places = indexed.flatten().chain(&self.others);
+        places
+            .filter_map(|place| self.silences.get(*place))
+            .filter(|silence| silence.matchers.iter().all(|matcher| matcher.matches(&alert.labels)))
+    }
+
+    /// What of it holds the alert back.
+    pub(super) fn reasons(&self, alert: &Alert, context: &Context, reasons: &mut Vec<String>) {
+        reasons.extend(self.silences_of(alert).map(|silence| format!("silence {}", silence.id)));
+        let windows = self.maintenance.iter().filter(|(_, labels)| {
+            labels.iter().all(|(name, value)| alert.labels.get(name).map_or("", String::as_str) == value)
+        });
+        reasons.extend(windows.map(|(name, _)| format!("maintenance {name}")));
+        let changes = self.changes.iter().filter(|change| change.covers(alert, context));
+        reasons.extend(changes.map(|change| format!("change {}", change.name)));
+    }
+}
+
+fn key(change: &ExpectedChange) -> (&str, Timestamp) {
+    (&change.name, change.opened_at)
+}
