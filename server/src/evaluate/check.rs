@@ -1,0 +1,221 @@
+//! One check: its targets, and what it comes to over all of them.
+
+use super::plan::Plan;
+use super::target::{Scene, Target, Totals};
+use super::vantage::Look;
+use super::{CheckSpec, Counts, State, Transition};
+use jiff::Timestamp;
+use portolan_common::ids::SatelliteId;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Addresses of one check that are followed; satellites do not look at more than half as many.
+const MAX_TARGETS: usize = 1 << 17;
+
+/// Since when, and what does not count.
+#[derive(Clone, Copy)]
+pub(super) struct Moment<'a> {
+    pub offline: &'a HashSet<SatelliteId>,
+    pub now: Timestamp,
+    pub at: Timestamp,
+    pub late: bool,
+}
+
+/// See the module.
+pub(super) struct Check {
+    pub plan: Plan,
+    /// Those that were looked at. Boxed: most checks have few.
+    pub targets: BTreeMap<IpAddr, Box<Target>>,
+    /// Of all targets that were looked at.
+    pub totals: Totals,
+    /// Expectations in all.
+    expectations: u64,
+    /// Of the targets that are there by name.
+    pub named: u64,
+    /// When each vantage point last found an address under each name.
+    found: HashMap<SatelliteId, HashMap<String, Timestamp>>,
+    /// Targets that are there by name, and that no vantage point lately looked at.
+    lost: BTreeSet<IpAddr>,
+    pub state: State,
+    pub since: Timestamp,
+}
+
+impl Check {
+    pub(super) fn new(spec: CheckSpec, now: Timestamp) -> Self {
+        let plan = Plan::new(spec);
+        Self {
+            expectations: plan.expectations(),
+            plan,
+            targets: BTreeMap::new(),
+            totals: Totals::default(),
+            named: 0,
+            found: HashMap::new(),
+            lost: BTreeSet::new(),
+            state: State::Unknown,
+            since: now,
+        }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        let seen = self.totals.counts;
+        let known = seen.ok + seen.pending + seen.firing;
+        let all = self.expectations.saturating_add(self.named);
+        Counts { unknown: all.saturating_sub(known), ..seen }
+    }
+
+    pub(super) fn scene<'a>(&'a self, address: IpAddr, moment: Moment<'a>) -> Scene<'a> {
+        let Moment { offline, now, at, late } = moment;
+        Scene { plan: &self.plan, address, offline, now, at, late }
+    }
+
+    /// Notes since when its worst state is the worst.
+    pub(super) fn date(&mut self, at: Timestamp) {
+        let state = self.counts().worst();
+        if state != self.state {
+            (self.state, self.since) = (state, at);
+        }
+    }
+
+    /// Takes a look; whether there was news in it. `room` is how many machines there may be more.
+    pub(super) fn note(&mut self, address: IpAddr, look: &Look<'_>, moment: Moment<'_>, room: usize) -> bool {
+        let Some(name) = self.plan.covers(address, &look.host.target) else { return false };
+        let known = self.targets.get(&address).and_then(|target| target.vantage(look.satellite));
+        let known = known.map(|vantage| vantage.evidence.seen_by(look.order)).unwrap_or_default();
+        let judged = self.plan.judge(look.satellite, look.host, address, &known);
+        if judged.is_empty() || (self.targets.len() >= MAX_TARGETS && !self.targets.contains_key(&address)) {
+            return false;
+        }
+        self.found_under(look);
+        let Moment { offline, now, at, late } = moment;
+        let scene = Scene { plan: &self.plan, address, offline, now, at, late };
+        let target = enter(&mut self.targets, &mut self.named, &scene, name);
+        target.note(&scene, look, &judged, room);
+        true
+    }
+
+    /// Notes that a name leads to an address.
+    fn found_under(&mut self, look: &Look<'_>) {
+        let name = &look.host.target;
+        if self.plan.spec.names.contains(name) {
+            let found = self.found.entry(look.satellite).or_default();
+            match found.get_mut(name) {
+                Some(at) => *at = look.at.max(*at),
+                None => {
+                    found.insert(name.clone(), look.at);
+                }
+            }
+        }
+    }
+
+    /// Looks at a target anew; when to do so again.
+    pub(super) fn evaluate(
+        &mut self,
+        address: IpAddr,
+        moment: Moment<'_>,
+        out: &mut Vec<Transition>,
+    ) -> Option<Timestamp> {
+        let Moment { offline, now, at, late } = moment;
+        let scene = Scene { plan: &self.plan, address, offline, now, at, late };
+        let target = self.targets.get_mut(&address)?;
+        let before = target.totals;
+        target.evaluate(&scene, out);
+        self.totals = self.totals + target.totals - before;
+        let fresh = target.vantages.iter().any(|vantage| scene.is_fresh_vantage(vantage));
+        if target.name.is_some() && !fresh {
+            self.lost.insert(address);
+        } else {
+            self.lost.remove(&address);
+        }
+        target.deadline(&scene)
+    }
+
+    /// Gives up addresses that their name no longer leads to: every vantage point that looked at them lately found
+    /// others under the name. Of a name that is not looked up nothing is given up.
+    pub(super) fn drop_moved(&mut self, moment: Moment<'_>, out: &mut Vec<Transition>) {
+        for address in self.lost.clone() {
+            let moved = self.targets.get(&address).is_some_and(|target| {
+                let scene = self.scene(address, moment);
+                target.vantages.iter().all(|vantage| {
+                    let found = self.found.get(&vantage.satellite);
+                    let at = found.and_then(|found| found.get(target.name.as_deref()?));
+                    at.is_some_and(|at| scene.is_fresh(vantage.satellite, *at))
+                })
+            });
+            if moved {
+                self.remove(address, moment, out);
+            }
+        }
+    }
+
+    /// Ends all of a target.
+    fn remove(&mut self, address: IpAddr, moment: Moment<'_>, out: &mut Vec<Transition>) {
+        if let Some(mut target) = self.targets.remove(&address) {
+            target.end_all(&self.scene(address, moment), out);
+            self.totals = self.totals - target.totals;
+            if target.name.is_some() {
+                self.named = self.named.saturating_sub(self.plan.expectations_at(address) as u64);
+            }
+        }
+        self.lost.remove(&address);
+    }
+
+    /// The check is not there any more.
+    pub(super) fn end(mut self, moment: Moment<'_>, out: &mut Vec<Transition>) {
+        while let Some((address, _)) = self.targets.first_key_value() {
+            self.remove(*address, moment, out);
+        }
+    }
+
+    /// Expects something else from now on. What is expected as before keeps what is known of it.
+    pub(super) fn respec(&mut self, spec: CheckSpec, moment: Moment<'_>, out: &mut Vec<Transition>) {
+        let before = std::mem::replace(&mut self.plan, Plan::new(spec));
+        let Moment { offline, now, at, late } = moment;
+        self.found.retain(|satellite, _| self.plan.spec.satellites.contains(satellite));
+        self.found.values_mut().for_each(|found| found.retain(|name, _| self.plan.spec.names.contains(name)));
+        (self.named, self.totals) = (0, Totals::default());
+        self.expectations = self.plan.expectations();
+        let plan = &self.plan;
+        self.targets.retain(|address, target| {
+            let address = *address;
+            // What ends is told in the words of what was expected.
+            let old = Scene { plan: &before, address, offline, now, at, late };
+            let covered = plan.covers(address, target.name.as_deref().unwrap_or_default());
+            let Some(named) = covered.map(|name| name.is_some()) else {
+                target.end_all(&old, out);
+                return false;
+            };
+            target.end_ports(&old, &plan.differs_from(&before, address), out);
+            if !plan.judges_hosts() {
+                target.end_host(&old, out);
+            }
+            if named {
+                self.named += plan.expectations_at(address) as u64;
+            } else {
+                target.name = None;
+            }
+            target.keep_vantages(|satellite| plan.spec.satellites.contains(&satellite));
+            target.count(&Scene { plan, ..old });
+            self.totals = self.totals + target.totals;
+            true
+        });
+        self.lost.retain(|address| self.targets.contains_key(address));
+    }
+}
+
+/// The target at an address, found under a name or for itself.
+pub(super) fn enter<'a>(
+    targets: &'a mut BTreeMap<IpAddr, Box<Target>>,
+    named: &mut u64,
+    scene: &Scene<'_>,
+    name: Option<&str>,
+) -> &'a mut Target {
+    let target = targets.entry(scene.address).or_insert_with(|| {
+        *named += if name.is_some() { scene.plan.expectations_at(scene.address) as u64 } else { 0 };
+        Box::default()
+    });
+    if target.name.as_deref() != name {
+        target.name = name.map(Arc::from);
+    }
+    target
+}
