@@ -22,6 +22,7 @@ use portolan_proto::convert;
 use portolan_proto::v1;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// How many addresses a name leads to at most; the newest stay.
 const ADDRESSES_PER_NAME: usize = 64;
@@ -75,6 +76,8 @@ pub struct SweepEnd {
 pub struct IngestOutcome {
     /// Everything up to here is durable.
     pub acked: u64,
+    /// Counts the satellite's epochs: with a sequence, the place of a record in all that the satellite ever sent.
+    pub ordinal: u32,
     /// The sequences that were counted now; the others had been before.
     pub counted: Vec<u64>,
     /// State changes of single ports.
@@ -137,7 +140,8 @@ impl Store {
     ///
     /// # Errors
     /// When the store cannot be read, or is closing; then nothing of the batch counts.
-    pub async fn ingest(&self, batch: IngestBatch) -> Result<IngestOutcome, StoreError> {
+    pub async fn ingest(&self, batch: impl Into<Arc<IngestBatch>>) -> Result<IngestOutcome, StoreError> {
+        let batch = batch.into();
         let class = if batch.backlog { Class::Backlog } else { Class::Live };
         let mut earlier: Option<IngestOutcome> = None;
         self.writer
@@ -237,7 +241,11 @@ impl Numbering {
 /// When a record that it needs cannot be read.
 pub fn plan(view: &dyn View, batch: &IngestBatch) -> Result<(IngestOutcome, Writes), StoreError> {
     let mut numbering = Numbering::read(view, batch.satellite, batch.epoch)?;
-    let mut outcome = IngestOutcome { acked: numbering.current.sequence, ..IngestOutcome::default() };
+    let mut outcome = IngestOutcome {
+        acked: numbering.current.sequence,
+        ordinal: numbering.current.ordinal,
+        ..IngestOutcome::default()
+    };
     let mut pending = Pending {
         view,
         batch,

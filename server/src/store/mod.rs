@@ -138,6 +138,9 @@ pub enum StoreError {
     /// sled gave up in the middle of something.
     #[error("the store's engine stopped in the middle of a request; see the server's log")]
     Crashed,
+    /// A document that its checksum vouches for and that cannot be understood.
+    #[error("a document of the store cannot be understood ({0}): was it written by a later version?")]
+    Document(String),
     /// It is being opened again, or the server is shutting down.
     #[error("the store is not open at this moment")]
     Closed,

@@ -2,10 +2,12 @@
 //! and only then is acked. It runs to its end even when the stream breaks: a commit whose outcome nobody took would
 //! be lost to the operator who waits for it.
 
+use crate::evaluation::{Arrival, ArrivedRecord, Evaluation};
 use crate::metrics::Metrics;
+use crate::policies::Policies;
 use crate::problems::{Event, Problems};
 use crate::scans::Scans;
-use crate::store::{Health, IngestBatch, IngestItem, Store, StoreError, SweepEnd};
+use crate::store::{Health, IngestBatch, IngestItem, Order, Store, StoreError, SweepEnd};
 use jiff::Timestamp;
 use portolan_common::ids::{Epoch, SatelliteId, ScanId};
 use portolan_common::observation::HostObservation;
@@ -16,6 +18,7 @@ use prost::Message as _;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +37,8 @@ pub(super) struct Received {
 pub(super) struct Committer {
     pub store: Store,
     pub scans: Arc<Scans>,
+    pub evaluation: Arc<Evaluation>,
+    pub policies: Arc<Policies>,
     pub metrics: Arc<Metrics>,
     pub satellite: SatelliteId,
     pub name: String,
@@ -53,6 +58,7 @@ enum Forward {
     /// Encoded, as they came: what this version does not know of them is passed on.
     Hosts(ScanId, Vec<Vec<u8>>),
     End(ScanId, Box<v1::ScanEnd>),
+    Status(Box<v1::CheckStatus>),
     Nothing,
 }
 
@@ -68,22 +74,23 @@ impl Committer {
     ) -> Result<(), StoreError> {
         let mut waiting = Vec::new();
         while records.recv_many(&mut waiting, AT_ONCE).await > 0 {
-            let received_at = Timestamp::now();
+            let (received_at, received) = (Timestamp::now(), Instant::now());
             let mut items = Vec::with_capacity(waiting.len());
             let mut forwards = Vec::with_capacity(waiting.len());
             let mut rooms = Vec::with_capacity(waiting.len());
             for received in std::mem::take(&mut waiting) {
                 let Received { record, room } = *received;
-                let sequence = record.sequence;
+                let (sequence, waited) = (record.sequence, Duration::from_millis(record.waited_ms));
                 let (item, forward) = self.accept(record);
                 items.push(item);
-                forwards.push((sequence, forward));
+                forwards.push((sequence, waited, forward));
                 rooms.push(room);
             }
             let (satellite, tenant, epoch) = (self.satellite, self.tenant.clone(), self.epoch);
             let backlog = items.first().is_some_and(|item| item.sequence <= self.backlog_until);
             let skew_ms = self.skew_ms.load(Ordering::Relaxed);
-            let batch = IngestBatch { satellite, tenant, epoch, received_at, skew_ms, backlog, items };
+            let batch =
+                Arc::new(IngestBatch { satellite, tenant, epoch, received_at, skew_ms, backlog, items });
             // On a full disk what is not yet in the store's hands goes with its session; it was not acked.
             let mut health = self.store.watch_health();
             tokio::select! {
@@ -92,7 +99,7 @@ impl Committer {
                 _ = health.wait_for(|health| *health == Health::Good) => {}
                 () = ended.cancelled() => return Ok(()),
             }
-            let outcome = self.store.ingest(batch).await.inspect_err(|error| {
+            let outcome = self.store.ingest(batch.clone()).await.inspect_err(|error| {
                 if let StoreError::Record(error) = error {
                     self.problems.set_damage(received_at, error.to_string());
                 }
@@ -121,16 +128,33 @@ impl Committer {
             }
             // A sequence that stands twice in a batch counted once.
             let mut counted: HashSet<u64> = outcome.counted.into_iter().collect();
-            for (_, forward) in forwards.into_iter().filter(|(sequence, _)| counted.remove(sequence)) {
+            let mut records = Vec::new();
+            let mut statuses = Vec::new();
+            for (item, (sequence, waited, forward)) in batch.items.iter().zip(forwards) {
+                if !counted.remove(&sequence) {
+                    continue;
+                }
+                let order = Order { ordinal: outcome.ordinal, sequence };
+                records.push(ArrivedRecord { order, waited, late: item.late, hosts: &item.hosts });
                 match forward {
                     Forward::Hosts(scan, hosts) => {
                         self.metrics.hosts.inc_by(hosts.len() as u64);
                         self.scans.hosts(scan, self.satellite, hosts);
                     }
                     Forward::End(scan, end) => self.scans.ended(scan, self.satellite, *end),
+                    Forward::Status(status) => statuses.push(*status),
                     Forward::Nothing => {}
                 }
             }
+            if !statuses.is_empty() {
+                self.policies.note_statuses(self.satellite, statuses, received_at).await?;
+            }
+            self.evaluation.observed(&Arrival {
+                tenant: &self.tenant,
+                satellite: self.satellite,
+                received,
+                records,
+            });
             // Nobody listens when the stream broke; the satellite then asks at its next Hello.
             let _ = self.acks.send(outcome.acked);
         }
@@ -163,6 +187,7 @@ impl Committer {
                 item.end = Some(SweepEnd { scan, end: end.clone() });
                 Forward::End(scan, Box::new(end))
             }
+            (Some(v1::record::Body::CheckStatus(status)), _) => Forward::Status(Box::new(status)),
             _ => Forward::Nothing,
         };
         (item, forward)
