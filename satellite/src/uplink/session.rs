@@ -7,7 +7,7 @@ use crate::engine;
 use crate::scans::Scans;
 use crate::spool::{Offer, Spool};
 use jiff::{SignedDuration, Timestamp};
-use portolan_proto::MAX_MESSAGE_BYTES;
+use portolan_proto::MAX_DOWNLINK_BYTES;
 use portolan_proto::v1::uplink_client::UplinkClient;
 use portolan_proto::v1::{self, uplink_down::Message as Down, uplink_up::Message as Up};
 use portolan_transport::dial::{DialError, Dialer};
@@ -169,7 +169,7 @@ impl Uplink {
         let offer = self.spool.hello();
         // The channel is new and has room.
         let _ = up.try_send(message(Up::Hello(self.hello(&offer))));
-        let mut client = UplinkClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let mut client = UplinkClient::new(channel).max_decoding_message_size(MAX_DOWNLINK_BYTES);
         let welcome = async {
             let mut down = client.connect(ReceiverStream::new(outbound)).await?.into_inner();
             let first = down.message().await?;
