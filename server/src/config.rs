@@ -2,6 +2,7 @@
 
 use jiff::SignedDuration;
 use portolan_common::document::{self, Flaw, Mistakes, Reader};
+use std::path::PathBuf;
 use std::time::Duration;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -20,6 +21,8 @@ pub struct Config {
     pub min_free: u64,
     /// How often the store is exported beside itself; `None`: never.
     pub export_every: Option<Duration>,
+    /// Where `file_sd` sources of targets are read; `None`: they cannot be.
+    pub sources_directory: Option<PathBuf>,
     /// `/metrics` without a certificate.
     pub public_metrics: bool,
     /// Connections that have not proved who they are, from one address (IPv6: /64).
@@ -35,6 +38,7 @@ impl Default for Config {
             satellite_certificate_life: SignedDuration::from_hours(24 * 30),
             min_free: crate::store::MIN_FREE,
             export_every: Some(Duration::from_secs(3600)),
+            sources_directory: None,
             public_metrics: false,
             unauthenticated_per_address: 64,
             unauthenticated_total: 4096,
@@ -65,6 +69,9 @@ impl Config {
             export_every: root
                 .parse_with("export_every", export_every)
                 .map_or(default.export_every, |every| every.value),
+            sources_directory: root.table("sources").and_then(|mut sources| {
+                sources.parse_with("directory", sources_directory).map(|directory| directory.value)
+            }),
             public_metrics: root
                 .choice("metrics", &[("operator", false), ("anyone", true)])
                 .map_or(default.public_metrics, |choice| choice.value),
@@ -76,6 +83,15 @@ impl Config {
                 .map_or(default.unauthenticated_total, |n| n.value),
         }
     }
+}
+
+/// Where it is must not depend on where the server was started.
+fn sources_directory(text: &str) -> Result<PathBuf, Flaw> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(Flaw::new("`directory` is not an absolute path").hint("such as /etc/portolan/targets"))
 }
 
 /// `never`, or a duration.
@@ -108,6 +124,15 @@ mod tests {
         for wrong in ["5m", "8d", "0", "often"] {
             assert!(read(&format!("export_every = \"{wrong}\"")).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn sources_have_a_directory() {
+        let read = |text: &str| Config::from_toml("server.toml", text);
+        let config = read("[sources]\ndirectory = \"/srv/targets\"").unwrap();
+        assert_eq!(config.sources_directory, Some(PathBuf::from("/srv/targets")));
+        assert!(read("[sources]\ndirectory = \"targets\"").is_err());
+        assert!(read("[sources]\ndir = \"/srv/targets\"").is_err());
     }
 
     #[test]

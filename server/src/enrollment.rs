@@ -1,6 +1,7 @@
 //! The Enrollment service: the only one that a client without a certificate can reach.
 
 use crate::pki::authority::{Authority, MAX_CSR_BYTES};
+use crate::policies::Policies;
 use crate::registry::{RedeemError, Registry};
 use jiff::{SignedDuration, Timestamp};
 use portolan_proto::v1::enrollment_server::Enrollment;
@@ -12,6 +13,8 @@ use tonic::{Request, Response, Status};
 pub struct EnrollmentService {
     /// Whom to enrol.
     pub registry: Arc<Registry>,
+    /// Who knows the segments' networks.
+    pub policies: Arc<Policies>,
     /// Who signs.
     pub authority: Arc<Authority>,
     /// How long a satellite's certificate is valid.
@@ -33,14 +36,14 @@ impl Enrollment for EnrollmentService {
             .map_err(|error| status(&error))?;
         let version: String = request.version.chars().filter(|c| !c.is_control()).take(32).collect();
         tracing::info!(satellite = %record.name, segment = %record.segment, version, "enrolled");
+        let known_cidrs = self.policies.cidrs(&record.tenant).iter().map(ToString::to_string).collect();
         Ok(Response::new(EnrollResponse {
             certificate_chain: issued.chain.iter().map(|certificate| certificate.to_vec()).collect(),
             root_certificate: self.authority.root().to_vec(),
             satellite_name: record.name,
             segment: record.segment,
             tenant: record.tenant,
-            // There is no policy yet that could name a segment's networks.
-            known_cidrs: Vec::new(),
+            known_cidrs,
         }))
     }
 }

@@ -1,6 +1,7 @@
 //! The HTTPS routes beside gRPC: health, readiness, metrics.
 
 use crate::metrics::Metrics;
+use crate::policies::Policies;
 use crate::registry::Registry;
 use crate::scans::Scans;
 use crate::store::{Health, Store};
@@ -25,6 +26,8 @@ pub struct HttpState {
     pub hub: Arc<Hub>,
     /// For the scans' gauge.
     pub scans: Arc<Scans>,
+    /// For the policy's gauges.
+    pub policies: Arc<Policies>,
     /// The counters.
     pub metrics: Arc<Metrics>,
 }
@@ -51,6 +54,8 @@ async fn ready(State(state): State<Arc<HttpState>>) -> impl IntoResponse {
 async fn metrics(State(state): State<Arc<HttpState>>) -> impl IntoResponse {
     let statuses = state.hub.count(&state.registry.list());
     state.metrics.set_gauges(&statuses, state.scans.running(), state.store.size_on_disk());
+    let compiled = state.policies.compiled();
+    state.metrics.set_policy(compiled.version, compiled.checks.len());
     match state.metrics.encode() {
         Ok(text) => (
             StatusCode::OK,

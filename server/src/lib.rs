@@ -21,6 +21,7 @@ pub mod listener;
 pub mod metrics;
 pub mod peer;
 pub mod pki;
+pub mod policies;
 pub mod problems;
 pub mod registry;
 pub mod revocations;

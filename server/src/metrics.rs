@@ -34,6 +34,10 @@ pub struct Metrics {
     pub rewinds: Counter,
     /// State changes of single ports.
     pub port_changes: Counter,
+    /// Assignments sent to satellites.
+    pub assignments: Counter,
+    policy_version: Gauge,
+    checks: Gauge,
     satellites: Family<[(&'static str, &'static str); 1], Gauge>,
     scans: Gauge,
     store_bytes: Gauge,
@@ -62,6 +66,15 @@ impl Default for Metrics {
             counter("hosts_dropped", "Host observations that satellites dropped and accounted for");
         let rewinds = counter("rewinds", "Satellites asked again for records that had been acked");
         let port_changes = counter("port_changes", "State changes of single ports");
+        let assignments = counter("assignments_sent", "Assignments sent to satellites");
+        let policy_version = Gauge::default();
+        registry.register(
+            "policy_version",
+            "Version of the policy in force; 0: none",
+            policy_version.clone(),
+        );
+        let checks = Gauge::default();
+        registry.register("checks", "Checks of the policy in force", checks.clone());
         let satellites = Family::default();
         registry.register("satellites", "Satellites by status", satellites.clone());
         let scans = Gauge::default();
@@ -87,6 +100,9 @@ impl Default for Metrics {
             hosts_dropped,
             rewinds,
             port_changes,
+            assignments,
+            policy_version,
+            checks,
             satellites,
             scans,
             store_bytes,
@@ -109,6 +125,12 @@ impl Metrics {
         }
         self.scans.set(i64::try_from(scans).unwrap_or(i64::MAX));
         self.store_bytes.set(i64::try_from(store_bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Takes the readings of the policy in force.
+    pub fn set_policy(&self, version: u64, checks: usize) {
+        self.policy_version.set(i64::try_from(version).unwrap_or(i64::MAX));
+        self.checks.set(i64::try_from(checks).unwrap_or(i64::MAX));
     }
 
     /// OpenMetrics text.

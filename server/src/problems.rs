@@ -329,10 +329,15 @@ impl Problems {
                 tell(Severity::Warning, "clock-skew", &name(), message, 0);
             }
         }
-        problems.sort_by(|a, b| (b.severity, &a.kind, &a.subject).cmp(&(a.severity, &b.kind, &b.subject)));
-        problems.truncate(MAX_TOLD);
+        worst_first(&mut problems);
         problems
     }
+}
+
+/// Puts them in the order in which they are told, and drops what is too much.
+pub fn worst_first(problems: &mut Vec<v1::Problem>) {
+    problems.sort_by(|a, b| (b.severity, &a.kind, &a.subject).cmp(&(a.severity, &b.kind, &b.subject)));
+    problems.truncate(MAX_TOLD);
 }
 
 fn is_over(record: &ProblemRecord, now: Timestamp) -> bool {

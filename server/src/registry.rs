@@ -29,6 +29,8 @@ pub struct Registry {
     journal: Journal,
     records: RwLock<HashMap<SatelliteId, SatelliteRecord>>,
     revocations: watch::Sender<u64>,
+    /// Counts satellites that come and go, revocations included.
+    changes: watch::Sender<u64>,
     changing: tokio::sync::Mutex<()>,
     /// Whose last sight is not written yet.
     seen: Mutex<HashSet<SatelliteId>>,
@@ -131,6 +133,7 @@ impl Registry {
             journal,
             records: RwLock::new(records),
             revocations: watch::Sender::new(0),
+            changes: watch::Sender::new(0),
             changing: tokio::sync::Mutex::default(),
             seen: Mutex::new(unwritten),
         })
@@ -149,6 +152,11 @@ impl Registry {
     /// Counts revocations, so that connections can look again.
     pub fn revocations(&self) -> watch::Receiver<u64> {
         self.revocations.subscribe()
+    }
+
+    /// Counts satellites that are added, revoked and removed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Everything that is not removed, by name.
@@ -241,6 +249,7 @@ impl Registry {
             ..TokenRecord::default()
         };
         self.put(record, Some((token_hash, token))).await?;
+        self.changes.send_modify(|count| *count += 1);
         Ok(Added { expires, replaced_token })
     }
 
@@ -336,6 +345,41 @@ impl Registry {
         self.put(record, None).await
     }
 
+    /// Notes the digests of satellites' desired states. Those whose digest is another than before get the next
+    /// revision, durable first, and are returned with it.
+    ///
+    /// # Errors
+    /// When the store fails; then nobody's revision changed.
+    pub async fn assign(
+        &self,
+        digests: Vec<(SatelliteId, Vec<u8>)>,
+    ) -> Result<Vec<(SatelliteId, u64)>, StoreError> {
+        let _changing = self.changing.lock().await;
+        let changed: Vec<(SatelliteId, SatelliteRecord)> = digests
+            .into_iter()
+            .filter_map(|(id, digest)| {
+                let mut record = self.get(id).filter(|record| record.assignment_digest != digest)?;
+                record.assignment_revision += 1;
+                record.assignment_digest = digest;
+                Some((id, record))
+            })
+            .collect();
+        if changed.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.store.put_satellites(changed.iter().map(|(_, record)| record.clone()).collect()).await?;
+        let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
+        let mut assigned = Vec::with_capacity(changed.len());
+        for (id, record) in changed {
+            // What else was noted of it meanwhile stays.
+            let Some(known) = records.get_mut(&id) else { continue };
+            known.assignment_revision = record.assignment_revision;
+            known.assignment_digest = record.assignment_digest;
+            assigned.push((id, record.assignment_revision));
+        }
+        Ok(assigned)
+    }
+
     /// Notes how a satellite was last seen, in memory at once and on disk with the next [`Registry::flush_seen`]: a fleet
     /// that loses its connections all at once must not keep everybody else from changing anything.
     pub fn note_seen(&self, id: SatelliteId, change: impl FnOnce(&mut SatelliteRecord)) {
@@ -382,6 +426,7 @@ impl Registry {
             record.revoked_at_ms = now.as_millisecond();
         }
         self.revocations.send_modify(|count| *count += 1);
+        self.changes.send_modify(|count| *count += 1);
         at_once(id);
         let journal = self.journal.clone();
         let noted = tokio::task::spawn_blocking(move || journal.append(id, now)).await;
@@ -416,7 +461,9 @@ impl Registry {
             return Err(RegistryError::Active(record.name));
         }
         record.removed_at_ms = now.as_millisecond();
-        Ok(self.put(record, None).await?)
+        self.put(record, None).await?;
+        self.changes.send_modify(|count| *count += 1);
+        Ok(())
     }
 
     /// Durable first, visible after.
@@ -554,6 +601,27 @@ mod tests {
         assert!(f.registry.find("office-1").is_err());
         assert_eq!(f.registry.get(id).unwrap().name, "office-1");
         f.add(b"again").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_revision_grows_with_its_own_digest_alone_and_is_kept() {
+        let f = fixture();
+        let mut changes = f.registry.changes();
+        f.add(b"secret").await.unwrap();
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        let id = f.registry.find("office-1").unwrap().satellite_id().unwrap();
+        let assign = async |digest: &[u8]| f.registry.assign(vec![(id, digest.to_vec())]).await.unwrap();
+        assert_eq!(assign(b"").await, [], "it has nothing to do from the start");
+        assert_eq!(assign(b"a").await, [(id, 2)]);
+        assert_eq!(assign(b"a").await, []);
+        f.registry.note_seen(id, |record| record.last_seen_at_ms = 7);
+        assert_eq!(assign(b"").await, [(id, 3)]);
+        assert!(!changes.has_changed().unwrap(), "it came and went nowhere");
+        let record = f.registry.get(id).unwrap();
+        assert_eq!((record.assignment_revision, record.last_seen_at_ms), (3, 7));
+        let again = Registry::load(f.registry.store.clone()).unwrap();
+        assert_eq!(again.get(id).unwrap().assignment_revision, 3);
     }
 
     #[tokio::test]

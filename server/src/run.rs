@@ -13,6 +13,7 @@ use crate::peer::Identifier;
 use crate::pki::PkiError;
 use crate::pki::authority::Authority;
 use crate::pki::server_certificate::{Refresh, ServerCertificate};
+use crate::policies::Policies;
 use crate::problems::Problems;
 use crate::registry::Registry;
 use crate::scans::Scans;
@@ -112,6 +113,14 @@ pub async fn run(
     let scans = Arc::new(Scans::new(hub.clone()));
     let metrics = Arc::new(Metrics::default());
     let problems = Arc::new(Problems::load(store.clone(), registry.clone(), hub.clone())?);
+    let policies = Policies::load(
+        store.clone(),
+        registry.clone(),
+        hub.clone(),
+        config.sources_directory.clone(),
+        Timestamp::now(),
+    );
+    let policies = Arc::new(policies.await?);
 
     let mut tasks = Tasks::new(shutdown);
     let accepting = tasks.stage("accepting", ACCEPTING);
@@ -129,10 +138,12 @@ pub async fn run(
         registry: registry.clone(),
         hub: hub.clone(),
         scans: scans.clone(),
+        policies: policies.clone(),
         metrics: metrics.clone(),
     }));
     let enrollment = EnrollmentServer::new(EnrollmentService {
         registry: registry.clone(),
+        policies: policies.clone(),
         authority: authority.clone(),
         life: config.satellite_certificate_life,
     })
@@ -145,6 +156,7 @@ pub async fn run(
         authority: authority.clone(),
         life: config.satellite_certificate_life,
         metrics: metrics.clone(),
+        policies: policies.clone(),
         replays: Replays::default(),
         problems: problems.clone(),
         room: Arc::new(Semaphore::new(RECEIVED_BYTES)),
@@ -157,6 +169,7 @@ pub async fn run(
         registry: registry.clone(),
         hub,
         problems: problems.clone(),
+        policies: policies.clone(),
         scans: scans.clone(),
         certificate: certificate.clone(),
         deployment: id,
@@ -212,6 +225,17 @@ pub async fn run(
     tasks.spawn(background, "last sights", {
         let (registry, problems) = (registry.clone(), problems.clone());
         |stop| write_sights(registry, problems, stop)
+    });
+    tasks.spawn(background, "policy", {
+        let policies = policies.clone();
+        |stop| async move {
+            policies.keep_current(stop).await;
+            Ok(())
+        }
+    });
+    tasks.spawn(background, "sources of targets", |stop| async move {
+        policies.refresh_sources(stop).await;
+        Ok(())
     });
     let ending = tasks.stop(streams);
     tasks.spawn(background, "expiry of scans", {

@@ -13,6 +13,7 @@ mod status;
 
 use crate::peer::{Peer, PeerIdentity};
 use crate::pki::server_certificate::ServerCertificate;
+use crate::policies::Policies;
 use crate::problems::Problems;
 use crate::registry::{Registry, RegistryError};
 use crate::scans::Scans;
@@ -38,6 +39,8 @@ pub struct ConsoleService {
     pub registry: Arc<Registry>,
     /// Who is connected.
     pub hub: Arc<Hub>,
+    /// What is wanted.
+    pub policies: Arc<Policies>,
     /// What should be known.
     pub problems: Arc<Problems>,
     /// What runs.

@@ -1,6 +1,7 @@
 //! `portolan status`.
 
 use super::{ConsoleService, satellites};
+use crate::problems::worst_first;
 use jiff::Timestamp;
 use portolan_proto::v1;
 use tonic::Request;
@@ -12,6 +13,9 @@ pub(super) fn status(service: &ConsoleService, request: &Request<v1::StatusReque
     let records = service.registry.list();
     let counts = service.hub.count(&records);
     let (operator, expires) = ConsoleService::operator(request);
+    let mut problems = service.problems.list(Timestamp::now());
+    problems.extend(service.policies.problems());
+    worst_first(&mut problems);
     v1::StatusResponse {
         version: env!("CARGO_PKG_VERSION").into(),
         deployment_id: service.deployment.to_string(),
@@ -32,7 +36,7 @@ pub(super) fn status(service: &ConsoleService, request: &Request<v1::StatusReque
             .take(NAMED)
             .map(|record| satellites::describe(service, record))
             .collect(),
-        problems: service.problems.list(Timestamp::now()),
+        problems,
         satellites_replaying: service.hub.connected().1 as u64,
         store_free_bytes: service.store.free_bytes(),
     }

@@ -44,6 +44,8 @@ pub enum Kind {
     Baseline = 9,
     /// Until when a satellite has looked at a check.
     Coverage = 10,
+    /// What a satellite's local scope file allows, as it last said.
+    Scope = 11,
 }
 
 /// A document to keep, or (`None`) to remove.

@@ -60,6 +60,9 @@ pub struct SatelliteRecord {
     /// When its newest certificate was issued, milliseconds.
     #[prost(int64, tag = "17")]
     pub issued_at_ms: i64,
+    /// By what it is known whether its desired state changed; empty: it has nothing to do.
+    #[prost(bytes = "vec", tag = "18")]
+    pub assignment_digest: Vec<u8>,
 }
 
 /// A join token, found by the hash of its secret.
@@ -81,7 +84,7 @@ pub struct TokenRecord {
 }
 
 impl Evolving for SatelliteRecord {
-    const LAST_FIELD: u32 = 17;
+    const LAST_FIELD: u32 = 18;
 }
 
 impl Evolving for TokenRecord {

@@ -41,6 +41,7 @@ pub struct Live {
     pub replaying: bool,
     messages: mpsc::Sender<Box<v1::uplink_down::Message>>,
     ending: watch::Sender<Option<v1::goodbye::Reason>>,
+    assigned: watch::Sender<u64>,
 }
 
 impl Live {
@@ -59,6 +60,9 @@ pub struct Joined {
     pub messages: mpsc::Receiver<Box<v1::uplink_down::Message>>,
     /// Set when it is to end. Apart from the messages, since a full queue must not keep a revocation out.
     pub ending: watch::Receiver<Option<v1::goodbye::Reason>>,
+    /// The revision that the satellite should have; 0: it did not change since the session began. The message itself may
+    /// be large, and is made when it can be sent.
+    pub assigned: watch::Receiver<u64>,
 }
 
 /// How many satellites have which status.
@@ -102,6 +106,7 @@ impl Hub {
     ) -> Joined {
         let (messages, waiting) = mpsc::channel(COMMANDS);
         let (ending, ends) = watch::channel(None);
+        let (assigned, assignments) = watch::channel(0);
         let mut inner = self.inner();
         inner.next_session += 1;
         let session = inner.next_session;
@@ -120,11 +125,12 @@ impl Hub {
             replaying: false,
             messages,
             ending,
+            assigned,
         };
         if let Some(old) = inner.live.insert(satellite, live) {
             old.ending.send_replace(Some(v1::goodbye::Reason::Replaced));
         }
-        Joined { session, messages: waiting, ending: ends }
+        Joined { session, messages: waiting, ending: ends, assigned: assignments }
     }
 
     /// Takes a session off, unless a newer one stands in its place. Says whether it was taken off.
@@ -192,6 +198,12 @@ impl Hub {
             .live
             .get(&satellite)
             .is_some_and(|live| live.messages.try_send(Box::new(message)).is_ok())
+    }
+
+    /// Says that a satellite's desired state has another revision; `false` when it is not connected.
+    pub fn assign(&self, satellite: SatelliteId, revision: u64) -> bool {
+        let inner = self.inner();
+        inner.live.get(&satellite).map(|live| live.assigned.send_replace(revision)).is_some()
     }
 
     /// Ends a satellite's live session; `false` when there is none.

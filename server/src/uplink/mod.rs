@@ -7,12 +7,13 @@ mod replay;
 mod session;
 mod skew;
 
-pub use hub::{Hub, Joined, StatusCounts};
+pub use hub::{Hub, Joined, Live, StatusCounts};
 pub use replay::Replays;
 
 use crate::metrics::Metrics;
 use crate::peer::{Peer, PeerIdentity};
 use crate::pki::authority::Authority;
+use crate::policies::Policies;
 use crate::problems::Problems;
 use crate::registry::Registry;
 use crate::scans::Scans;
@@ -47,6 +48,8 @@ pub struct UplinkService {
     pub hub: Arc<Hub>,
     /// Who waits for results.
     pub scans: Arc<Scans>,
+    /// What satellites are asked to do.
+    pub policies: Arc<Policies>,
     /// Who catches up.
     pub replays: Replays,
     /// What should be known.

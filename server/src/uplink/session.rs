@@ -31,8 +31,6 @@ const GREETING: Duration = Duration::from_secs(10);
 const RECORDS_WAITING: usize = 32;
 /// … and their bytes on the wire; the reader waits beyond.
 const BYTES_WAITING: u32 = 2 * 1024 * 1024;
-/// The heartbeat that an assignment asks for.
-const HEARTBEAT_SECONDS: u32 = 5;
 
 pub(super) struct Session {
     service: UplinkService,
@@ -162,6 +160,7 @@ impl Session {
             clock_at_ms: hello.clock_at_ms,
             received_at_ms: now.as_millisecond(),
             said: 0,
+            revision: hello.assignment_revision,
         };
         start.said = start.credit(&service.store.health());
         self.send(Down::Welcome(v1::Welcome {
@@ -171,16 +170,12 @@ impl Session {
             credit: Some(start.said),
             reconnect_spread_ms: reconnect_spread_ms(service.hub.connected().0),
         }))?;
-        if hello.assignment_revision != self.record.assignment_revision {
-            self.send(Down::Assignment(v1::Assignment {
-                revision: self.record.assignment_revision,
-                satellite_name: self.record.name.clone(),
-                segment: self.record.segment.clone(),
-                tenant: self.record.tenant.clone(),
-                heartbeat_seconds: HEARTBEAT_SECONDS,
-                checks: Vec::new(),
-                blackouts: Vec::new(),
-            }))?;
+        if let Some(scope) = &hello.scope {
+            service.policies.note_scope(self.id, scope);
+        }
+        if let Some(assignment) = service.policies.assignment(self.id, start.revision).await {
+            start.revision = assignment.revision;
+            self.assign(assignment).await?;
         }
         let running: Vec<ScanId> =
             hello.running_scans.iter().filter_map(|id| ScanId::from_slice(id)).collect();
@@ -198,7 +193,7 @@ impl Session {
         epoch: Epoch,
         start: Start,
     ) -> End {
-        let Joined { session, mut messages, mut ending } = joined;
+        let Joined { session, mut messages, mut ending, assigned } = joined;
         let (records, queue) = mpsc::channel(RECORDS_WAITING);
         let (acks, mut acked) = mpsc::unbounded_channel();
         let skew_ms = Arc::new(AtomicI64::new(0));
@@ -262,6 +257,7 @@ impl Session {
             }
             end = send => end,
             end = self.give_credit(&start, credit.subscribe()) => end,
+            end = self.give_assignments(start.revision, assigned) => end,
             () = self.catch_up(session, start.backlog_until, progressed, &credit) => End::Store,
             // Owns the records' sender, so that its end lets the committer finish.
             end = self.read(inbound, session, records, &start, &skew_ms) => end,
@@ -290,6 +286,34 @@ impl Session {
                 return End::Store;
             }
         }
+    }
+
+    /// Sends the desired state whenever it becomes another one.
+    async fn give_assignments(&self, mut given: u64, mut assigned: watch::Receiver<u64>) -> End {
+        loop {
+            let revision = *assigned.borrow_and_update();
+            if revision != 0
+                && revision != given
+                && let Some(assignment) = self.service.policies.assignment(self.id, given).await
+            {
+                given = assignment.revision;
+                if let Err(end) = self.assign(assignment).await {
+                    return end;
+                }
+            }
+            // The hub let go of it: the session is about to be told.
+            if assigned.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    async fn assign(&self, assignment: v1::Assignment) -> Result<(), End> {
+        let (revision, checks) = (assignment.revision, assignment.checks.len());
+        self.send_patiently(Down::Assignment(assignment)).await?;
+        self.service.metrics.assignments.inc();
+        tracing::info!(satellite = %self.record.name, revision, checks, "assigned");
+        Ok(())
     }
 
     /// Takes turns with others that catch up until everything up to `until` is durable, then goes on for ever.
@@ -358,6 +382,9 @@ impl Session {
             match message {
                 Some(Up::Heartbeat(beat)) => {
                     measure(beat.clock_at_ms, now.as_millisecond());
+                    if let Some(scope) = &beat.scope {
+                        self.service.policies.note_scope(self.id, scope);
+                    }
                     heartbeat = Some(beat);
                 }
                 Some(Up::Record(record)) => {
@@ -478,6 +505,8 @@ struct Start {
     received_at_ms: i64,
     /// The credit that Welcome said.
     said: u32,
+    /// Of the assignment that the satellite has.
+    revision: u64,
 }
 
 impl Start {
