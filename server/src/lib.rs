@@ -14,6 +14,7 @@ pub mod data_dir;
 pub mod doctor;
 pub mod enrollment;
 pub mod evaluate;
+pub mod evaluation;
 pub mod export;
 pub mod http;
 pub mod init;

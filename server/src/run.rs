@@ -5,6 +5,7 @@ use crate::console::ConsoleService;
 use crate::control::{Control, ControlSocket};
 use crate::data_dir::{self, DataDir, DataDirError, NameError};
 use crate::enrollment::EnrollmentService;
+use crate::evaluation::Evaluation;
 use crate::export::{self, Exports};
 use crate::http::{self, HttpState};
 use crate::listener::{self, Admission, Closing, Limits, Services, Shared, Turnstile};
@@ -121,6 +122,12 @@ pub async fn run(
         Timestamp::now(),
     );
     let policies = Arc::new(policies.await?);
+    let evaluation = {
+        let (store, registry, hub, compiled) =
+            (store.clone(), registry.clone(), hub.clone(), policies.compiled());
+        let load = move || Evaluation::load(store, registry, hub, compiled);
+        Arc::new(tokio::task::spawn_blocking(load).await.map_err(std::io::Error::other)??)
+    };
 
     let mut tasks = Tasks::new(shutdown);
     let accepting = tasks.stage("accepting", ACCEPTING);
@@ -157,6 +164,7 @@ pub async fn run(
         life: config.satellite_certificate_life,
         metrics: metrics.clone(),
         policies: policies.clone(),
+        evaluation: evaluation.clone(),
         replays: Replays::default(),
         problems: problems.clone(),
         room: Arc::new(Semaphore::new(RECEIVED_BYTES)),
@@ -170,6 +178,7 @@ pub async fn run(
         hub,
         problems: problems.clone(),
         policies: policies.clone(),
+        evaluation: evaluation.clone(),
         scans: scans.clone(),
         certificate: certificate.clone(),
         deployment: id,
@@ -225,6 +234,18 @@ pub async fn run(
     tasks.spawn(background, "last sights", {
         let (registry, problems) = (registry.clone(), problems.clone());
         |stop| write_sights(registry, problems, stop)
+    });
+    // Nothing grows old any more once the server closes; what is still received is judged.
+    tasks.spawn(accepting, "evaluation", {
+        let (evaluation, compiled) = (evaluation.clone(), policies.watch());
+        |stop| async move {
+            evaluation.keep_until(compiled, stop).await;
+            Ok(())
+        }
+    });
+    tasks.spawn(background, "alerts", |stop| async move {
+        evaluation.write_until(stop).await;
+        Ok(())
     });
     tasks.spawn(background, "policy", {
         let policies = policies.clone();

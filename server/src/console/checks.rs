@@ -1,17 +1,26 @@
 //! `portolan check`: what is expected and how it is.
 
 use super::{ConsoleService, satellites};
+use crate::alerts;
+use crate::evaluate::Standing;
 use crate::policies::{CHECKS, PolicyError};
 use jiff::Timestamp;
 use portolan_common::addresses::{AddressRange, AddressSet};
 use portolan_common::ids::SatelliteId;
 use portolan_policy::model::{Check, From as Vantage, TargetSource};
 use portolan_policy::{CompiledCheck, Policy};
+use portolan_proto::convert::address_to_wire;
 use portolan_proto::v1;
-use portolan_proto::v1::satellite::Status as Standing;
+use portolan_proto::v1::satellite::Status as Presence;
 use portolan_proto::v1::uplink_down::Message as Down;
+use prost::Message as _;
 use std::collections::{BTreeMap, HashMap};
 use tonic::Status;
+
+/// Ports of a check that are shown one by one.
+const PORTS: usize = 1000;
+/// What is shown of its timeline.
+const TIMELINE: usize = 200;
 
 /// How a check is, as the evaluation knows it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,13 +49,62 @@ struct Detail {
 }
 
 /// What the evaluation knows of a check.
-fn summary_of(_service: &ConsoleService, _check: &CompiledCheck) -> Summary {
-    Summary::default()
+fn summary_of(service: &ConsoleService, check: &CompiledCheck) -> Summary {
+    let evaluation = &service.evaluation;
+    evaluation.look(|evaluator, alerts| {
+        let Some(known) = evaluator.summary(&check.name) else { return Summary::default() };
+        let shown = |at: Option<Timestamp>| at.map_or(0, |at| evaluation.shown(at).as_millisecond());
+        let seen = known.vantages.iter().map(|v| (v.satellite, (shown(v.oldest), shown(v.newest))));
+        Summary {
+            state: known.state.into(),
+            since_at_ms: shown(Some(known.since)),
+            ok: known.counts.ok,
+            pending: known.counts.pending,
+            firing: known.counts.firing,
+            unknown: known.counts.unknown,
+            held_back_by: alerts.held_back_by(&check.name).into_iter().map(str::to_owned).collect(),
+            seen_at_ms: seen.collect(),
+        }
+    })
 }
 
-/// What the evaluation knows of a check's ports.
-fn detail_of(_service: &ConsoleService, _check: &CompiledCheck) -> Detail {
-    Detail::default()
+/// What the evaluation knows of a check's ports, and what happened to them.
+async fn detail_of(service: &ConsoleService, check: &CompiledCheck) -> Result<Detail, Status> {
+    let (ports, ports_dropped) = ports_of(service, check);
+    let (store, name) = (service.store.clone(), check.name.clone());
+    let timeline = tokio::task::spawn_blocking(move || store.timeline(&name, TIMELINE));
+    let timeline = timeline.await.map_err(PolicyError::from)??;
+    // What a later version wrote there is for a later version to show.
+    let timeline = timeline.iter().filter_map(|bytes| v1::Transition::decode(bytes.as_slice()).ok());
+    Ok(Detail { ports, ports_dropped, timeline: timeline.collect() })
+}
+
+fn ports_of(service: &ConsoleService, check: &CompiledCheck) -> (Vec<v1::PortExpectation>, u64) {
+    let evaluation = &service.evaluation;
+    evaluation.look(|evaluator, alerts| {
+        let (standings, dropped) = evaluator.standings(&check.name, PORTS);
+        let shown = |at: Timestamp| evaluation.shown(at);
+        let port = |standing: Standing| v1::PortExpectation {
+            alert_id: alerts.of_key(&standing.key).map(|alert| alert.id.to_string()).unwrap_or_default(),
+            address: address_to_wire(standing.key.address),
+            protocol: standing.key.port.map_or(0, |(protocol, _)| v1::Protocol::from(protocol).into()),
+            port: standing.key.port.map_or(0, |(_, port)| port.into()),
+            target: standing.target,
+            expected: v1::Expectation::from(standing.expected).into(),
+            state: v1::CheckState::from(standing.state).into(),
+            since_at_ms: standing.since.map_or(0, |since| shown(since).as_millisecond()),
+            flapping: standing.flapping,
+            sights: standing
+                .sights
+                .into_iter()
+                .map(|mut sight| {
+                    (sight.seen, sight.since) = (shown(sight.seen), shown(sight.since));
+                    alerts::sight(&sight, alerts.context())
+                })
+                .collect(),
+        };
+        (standings.into_iter().map(port).collect(), dropped)
+    })
 }
 
 pub(super) async fn list_checks(
@@ -67,7 +125,7 @@ pub(super) async fn get_check(
 ) -> Result<v1::GetCheckResponse, Status> {
     let compiled = service.policies.compiled();
     let check = find(&compiled.checks, &request.name)?;
-    let Detail { ports, ports_dropped, timeline } = detail_of(service, check);
+    let Detail { ports, ports_dropped, timeline } = detail_of(service, check).await?;
     let described = describe(service, &service.policies.policy(), check, &by_name(service));
     Ok(v1::GetCheckResponse { check: Some(described), ports, ports_dropped, timeline })
 }
@@ -110,8 +168,8 @@ pub(super) async fn run_check(
 fn order(service: &ConsoleService, known: &Known, check: &CompiledCheck) -> Result<(), String> {
     let satellite = &known.satellite;
     match satellite.status() {
-        Standing::Online => {}
-        Standing::Pending => return Err("it has not enrolled yet".into()),
+        Presence::Online => {}
+        Presence::Pending => return Err("it has not enrolled yet".into()),
         _ => return Err("it is not connected".into()),
     }
     if !satellite.capabilities.iter().any(|offered| offered == CHECKS) {
@@ -231,7 +289,7 @@ fn vantage(
 ) -> v1::CheckVantage {
     let (oldest, newest) = summary.seen_at_ms.get(&known.id).copied().unwrap_or_default();
     let status = service.policies.status(&check.name, known.id).unwrap_or_default();
-    let is_online = known.satellite.status() == Standing::Online;
+    let is_online = known.satellite.status() == Presence::Online;
     v1::CheckVantage {
         satellite: known.satellite.name.clone(),
         segment: known.satellite.segment.clone(),

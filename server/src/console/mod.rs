@@ -11,6 +11,7 @@ mod scans;
 mod silences;
 mod status;
 
+use crate::evaluation::Evaluation;
 use crate::peer::{Peer, PeerIdentity};
 use crate::pki::server_certificate::ServerCertificate;
 use crate::policies::Policies;
@@ -39,6 +40,8 @@ pub struct ConsoleService {
     pub registry: Arc<Registry>,
     /// Who is connected.
     pub hub: Arc<Hub>,
+    /// What holds of it.
+    pub evaluation: Arc<Evaluation>,
     /// What is wanted.
     pub policies: Arc<Policies>,
     /// What should be known.

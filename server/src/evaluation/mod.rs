@@ -106,7 +106,9 @@ pub enum AlterError {
     #[error(transparent)]
     Refused(#[from] AlertsError),
     /// It holds, but is not written yet.
-    #[error("it was done, but could not be written within 10 s and will be as soon as the store takes writes: see the server's log")]
+    #[error(
+        "it was done, but could not be written within 10 s and will be as soon as the store takes writes: see the server's log"
+    )]
     Unwritten,
 }
 
@@ -285,16 +287,29 @@ impl Evaluation {
         self.events.subscribe()
     }
 
-    /// What evidence and windows come to as time goes by, until it is stopped.
-    pub async fn tick_until(&self, stop: CancellationToken) {
+    /// Takes up what the policy comes to and what time does, until it is stopped.
+    pub async fn keep_until(&self, mut compiled: watch::Receiver<Arc<Compiled>>, stop: CancellationToken) {
         let mut covered = Instant::now();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            self.tick(Instant::now());
-            if covered.elapsed() >= COVERAGE {
-                covered = Instant::now();
-                self.note_coverage();
+        compiled.mark_changed();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = compiled.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    let now = compiled.borrow_and_update().clone();
+                    self.expect(now);
+                }
+                _ = ticks.tick() => {
+                    self.tick(Instant::now());
+                    if covered.elapsed() >= COVERAGE {
+                        covered = Instant::now();
+                        self.note_coverage();
+                    }
+                }
             }
         }
         self.note_coverage();
@@ -316,7 +331,8 @@ impl Evaluation {
         inner.evaluator.tick(steady, &mut transitions);
         self.conclude(inner, transitions);
         let Inner { evaluator, alerts, compiled, .. } = inner;
-        let unknown = |check: &CompiledCheck| evaluator.counts(&check.name).map_or(0, |counts| counts.unknown);
+        let unknown =
+            |check: &CompiledCheck| evaluator.counts(&check.name).map_or(0, |counts| counts.unknown);
         let counts = compiled.checks.iter().map(|c| CheckCounts { check: &c.name, unknown: unknown(c) });
         alerts.tick(counts, wall);
         self.hand_on(inner);

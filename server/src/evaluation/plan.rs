@@ -6,7 +6,7 @@ use portolan_common::addresses::AddressSet;
 use portolan_common::ids::SatelliteId;
 use portolan_common::targets::{Target, parse_all};
 use portolan_policy::CompiledCheck;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What is expected of a check. Satellites that never enrolled give no evidence and are left out by `id_of`.
@@ -51,9 +51,4 @@ pub(super) fn spec_of(
         quorum: check.quorum,
         paused: check.paused,
     }
-}
-
-/// The checks by name.
-pub(super) fn by_name(checks: &[CompiledCheck]) -> BTreeMap<String, CompiledCheck> {
-    checks.iter().map(|check| (check.name.clone(), check.clone())).collect()
 }

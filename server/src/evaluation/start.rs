@@ -83,8 +83,7 @@ impl Evaluation {
         for (tenant, satellite, host) in &hosts {
             let Some(at) = rare.get(satellite) else { continue };
             let order = Order::default();
-            let sighting =
-                Sighting { tenant, satellite: *satellite, order, at: *at, late: false, host };
+            let sighting = Sighting { tenant, satellite: *satellite, order, at: *at, late: false, host };
             inner.evaluator.observe(&sighting, steady, &mut transitions);
         }
         self.conclude(&mut inner, transitions);

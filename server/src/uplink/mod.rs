@@ -10,6 +10,7 @@ mod skew;
 pub use hub::{Hub, Joined, Live, StatusCounts};
 pub use replay::Replays;
 
+use crate::evaluation::Evaluation;
 use crate::metrics::Metrics;
 use crate::peer::{Peer, PeerIdentity};
 use crate::pki::authority::Authority;
@@ -48,6 +49,8 @@ pub struct UplinkService {
     pub hub: Arc<Hub>,
     /// Who waits for results.
     pub scans: Arc<Scans>,
+    /// What is made of what they see.
+    pub evaluation: Arc<Evaluation>,
     /// What satellites are asked to do.
     pub policies: Arc<Policies>,
     /// Who catches up.

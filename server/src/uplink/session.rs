@@ -202,6 +202,8 @@ impl Session {
         let committer = Committer {
             store: self.service.store.clone(),
             scans: self.service.scans.clone(),
+            evaluation: self.service.evaluation.clone(),
+            policies: self.service.policies.clone(),
             metrics: self.service.metrics.clone(),
             satellite: self.id,
             name: self.record.name.clone(),
