@@ -4,6 +4,7 @@
 use ipnet::IpNet;
 use jiff::Timestamp;
 use portolan_common::addresses::AddressSet;
+use portolan_common::document::duration_text;
 use portolan_common::expectation::ExpectedPorts;
 use portolan_common::schedule::{Schedule, Window};
 use std::collections::BTreeMap;
@@ -72,6 +73,17 @@ pub enum From {
     Satellite(String),
 }
 
+/// As a policy has it.
+impl fmt::Display for From {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("*"),
+            Self::Segment(name) => write!(f, "segment:{name}"),
+            Self::Satellite(name) => write!(f, "satellite:{name}"),
+        }
+    }
+}
+
 /// What a check looks at.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TargetSource {
@@ -91,6 +103,17 @@ pub enum TargetSource {
         /// How often it is asked again.
         refresh: Duration,
     },
+}
+
+/// A literal as it is written; `file_sd web/*.json every 1m`.
+impl fmt::Display for TargetSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Literal(text) => f.write_str(text),
+            Self::FileSd { file, refresh } => write!(f, "file_sd {file} every {}", duration_text(*refresh)),
+            Self::HttpSd { url, refresh } => write!(f, "http_sd {url} every {}", duration_text(*refresh)),
+        }
+    }
 }
 
 /// A standing expectation.

@@ -1,6 +1,8 @@
 //! Every mistake has a file of its own under `fixtures/mistakes`, and the report that it must give beside it. With
 //! `PORTOLAN_WRITE_REPORTS` set the reports are written instead of compared.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
 use jiff::Timestamp;
 use portolan_policy::{Policy, PolicyFile, read};
 use std::path::{Path, PathBuf};

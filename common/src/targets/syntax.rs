@@ -19,7 +19,7 @@ pub(super) fn parse(text: &str) -> Result<Target, TargetError> {
         return error("there is white space in it", "write each address or name as a target of its own");
     }
     if text.contains("://") {
-        return error("this is a URL", "write the host alone; its ports are given apart");
+        return error("this is a URL", "write the host alone; ports are given with -p");
     }
     if text.contains('%') {
         return error(
@@ -69,7 +69,7 @@ fn v6(text: &str) -> Result<AddressSet, TargetError> {
     }
     // One colon, or one after a closing bracket: somebody added a port.
     if text.matches(':').count() == 1 || text.contains("]:") {
-        return error("a target has no port", "write the host alone; its ports are given apart");
+        return error("a target has no port", "write the host alone; ports are given with -p");
     }
     error("this is not an IPv6 address", "such as fd00::1 or [fd00::1]")
 }

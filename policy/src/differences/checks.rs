@@ -2,10 +2,9 @@
 
 use super::{Words, labels};
 use crate::extent::Extent;
-use crate::model::{Check, From, TargetSource};
+use crate::model::{Check, TargetSource};
 use crate::words::list;
 use portolan_common::addresses::AddressSet;
-use portolan_common::document::duration_text;
 use portolan_common::expectation::ExpectedPorts;
 use portolan_common::ports::{PortSet, PortSpec};
 use portolan_common::schedule::Schedule;
@@ -43,7 +42,7 @@ pub(super) fn changed(old: &Check, new: &Check) -> Words {
     if (&old.targets, &old.exclude) != (&new.targets, &new.exclude) {
         targets(old, new, &mut words);
     }
-    words.instead("", &old.schedule, &new.schedule, |s| schedule(s));
+    words.instead("", &old.schedule, &new.schedule, schedule);
     ports(old, new, &mut words);
     words.instead("confirm", &old.confirm, &new.confirm, ToString::to_string);
     words.instead("recover", &old.recover, &new.recover, ToString::to_string);
@@ -176,25 +175,4 @@ fn shown(ports: &PortSpec) -> String {
     }
     let cut = text.get(..MAX_SHOWN).and_then(|text| text.rfind(',')).unwrap_or(0);
     format!("{},… ({} ports)", text.get(..cut).unwrap_or_default(), ports.len())
-}
-
-impl std::fmt::Display for From {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::All => f.write_str("*"),
-            Self::Segment(name) => write!(f, "segment:{name}"),
-            Self::Satellite(name) => write!(f, "satellite:{name}"),
-        }
-    }
-}
-
-/// A literal as it is written; `file_sd web/*.json every 1m`.
-impl std::fmt::Display for TargetSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Literal(text) => f.write_str(text),
-            Self::FileSd { file, refresh } => write!(f, "file_sd {file} every {}", duration_text(*refresh)),
-            Self::HttpSd { url, refresh } => write!(f, "http_sd {url} every {}", duration_text(*refresh)),
-        }
-    }
 }

@@ -64,7 +64,7 @@ fn check(table: &mut Reader<'_>, shared: &mut Shared, references: &mut Vec<Refer
             .into_iter()
             .collect(),
         method: table.choice("method", &METHODS).map_or("auto", |method| method.value).to_owned(),
-        services: steps::read(table, &ports.open),
+        services: steps::read(table, &ports.open, shared),
         ports,
         exclusive,
     };
@@ -109,9 +109,9 @@ fn is_or_are(ports: &PortSpec) -> String {
     if ports.len() == 1 { format!("port {ports} is") } else { format!("ports {ports} are") }
 }
 
-fn schedule(table: &mut Reader<'_>, shared: &Shared) -> Schedule {
+fn schedule(table: &mut Reader<'_>, shared: &mut Shared) -> Schedule {
     let every = table.duration("every", MIN_EVERY..=MAX_EVERY);
-    let cron = fields::cron(table, &shared.timezone);
+    let cron = fields::cron(table, shared);
     if table.has("every") && table.has("cron") {
         let flaw = Flaw::new("a check has either `every` or `cron`").hint("leave out one of them");
         fields::mistake_at(table, "cron", flaw);

@@ -1,5 +1,6 @@
 //! What many parts of a policy have: names, labels, times, ports.
 
+use super::Shared;
 use super::references::{Kind, Reference};
 use crate::matcher::is_label_name;
 use crate::model::From;
@@ -89,31 +90,36 @@ pub(super) fn default_timezone() -> String {
 }
 
 /// The `timezone`, if it is one.
-pub(super) fn timezone(table: &mut Reader<'_>) -> Option<String> {
+pub(super) fn timezone(table: &mut Reader<'_>, shared: &mut Shared) -> Option<String> {
     let zone = table.parse_with("timezone", |name| {
         if TimeZone::get(name).is_ok() {
             return Ok(name.to_owned());
         }
-        let known: Vec<_> = jiff::tz::db().available().collect();
-        let hint = match closest(name, known.iter().map(|zone| zone.as_str())) {
-            Some(meant) => format!("did you mean {meant}?"),
-            None => "an IANA name, such as Europe/Berlin or UTC".to_owned(),
-        };
+        let hint = suggested_zone(name, shared)
+            .map_or("an IANA name, such as Europe/Berlin or UTC".to_owned(), |zone| {
+                format!("did you mean {zone}?")
+            });
         Err(Flaw::new("no such time zone").hint(hint))
     });
     zone.map(|zone| zone.value)
 }
 
+fn suggested_zone(name: &str, shared: &mut Shared) -> Option<String> {
+    shared.zones_to_suggest = shared.zones_to_suggest.checked_sub(1)?;
+    let known: Vec<_> = jiff::tz::db().available().collect();
+    closest(name, known.iter().map(|zone| zone.as_str())).map(str::to_owned)
+}
+
 /// The `cron` in its `timezone`.
-pub(super) fn cron(table: &mut Reader<'_>, default_timezone: &str) -> Option<At<Cron>> {
-    let zone = timezone(table).unwrap_or_else(|| default_timezone.to_owned());
+pub(super) fn cron(table: &mut Reader<'_>, shared: &mut Shared) -> Option<At<Cron>> {
+    let zone = timezone(table, shared).unwrap_or_else(|| shared.timezone.clone());
     table.parse_with("cron", |text| Cron::new(text, &zone))
 }
 
 /// A window: `cron`, `lasts`, `timezone`. `None` only after a mistake.
-pub(super) fn window(table: &mut Reader<'_>, default_timezone: &str) -> Option<Window> {
+pub(super) fn window(table: &mut Reader<'_>, shared: &mut Shared) -> Option<Window> {
     table.require(&["cron", "lasts"]);
-    let cron = cron(table, default_timezone);
+    let cron = cron(table, shared);
     let lasts = table.duration("lasts", Duration::from_secs(60)..=MAX_EVERY);
     Some(Window { cron: cron?.value, lasts: lasts?.value })
 }

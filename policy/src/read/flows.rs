@@ -122,8 +122,8 @@ fn judge_allow(table: &mut Reader<'_>, to: &[String]) {
 }
 
 /// The end of the day that `expires` names.
-fn expires(table: &mut Reader<'_>, shared: &Shared) -> Option<Timestamp> {
-    let zone = fields::timezone(table).unwrap_or_else(|| shared.timezone.clone());
+fn expires(table: &mut Reader<'_>, shared: &mut Shared) -> Option<Timestamp> {
+    let zone = fields::timezone(table, shared).unwrap_or_else(|| shared.timezone.clone());
     let zone = TimeZone::get(&zone).unwrap_or(TimeZone::UTC);
     let now = shared.now;
     let end = table.parse_with("expires", |text| {

@@ -25,6 +25,7 @@ use jiff::Timestamp;
 use portolan_common::document::{At, Flaw, Mistakes, Reader, read_with};
 use references::Reference;
 use segments::Claim;
+use std::collections::HashMap;
 
 /// The most files of a policy.
 pub const MAX_FILES: usize = 1000;
@@ -34,6 +35,8 @@ pub const MAX_TEXT: usize = 3 * 1024 * 1024;
 pub const MAX_CHECKS: usize = 100_000;
 /// The most addresses that the targets of one check may come to.
 pub const MAX_ADDRESSES: u128 = 1 << 16;
+/// In how many mistakes about a time zone it is said which one may have been meant.
+const MAX_ZONES_SUGGESTED: usize = 20;
 /// The format that is read.
 const VERSION: i64 = 1;
 
@@ -53,7 +56,7 @@ pub struct PolicyFile {
 pub fn read(files: &[PolicyFile], now: Timestamp) -> Result<Policy, Vec<Mistakes>> {
     let mut reports = Vec::new();
     let mut parts = Vec::new();
-    let mut shared = Shared { now, timezone: default_timezone(), ranges: 0 };
+    let mut shared = Shared::new(now);
     let mut length = 0;
     for (i, file) in files.iter().enumerate() {
         length += file.text.len();
@@ -105,6 +108,17 @@ struct Shared {
     timezone: String,
     /// How many address ranges all targets came to so far.
     ranges: usize,
+    /// The regular expressions that were compiled, and what was wrong with each.
+    expressions: HashMap<String, Result<(), Flaw>>,
+    /// How many more misspelt time zones are compared with all there are.
+    zones_to_suggest: usize,
+}
+
+impl Shared {
+    fn new(now: Timestamp) -> Self {
+        let timezone = default_timezone();
+        Self { now, timezone, ranges: 0, expressions: HashMap::new(), zones_to_suggest: MAX_ZONES_SUGGESTED }
+    }
 }
 
 /// What one file says, with the places that are needed to judge all files together.
@@ -130,7 +144,7 @@ struct Part {
 impl Part {
     fn read(root: &mut Reader<'_>, shared: &mut Shared) -> Self {
         let mut part = Self { whole: root.is_whole(), version: version(root), ..Self::default() };
-        shared.timezone = fields::timezone(root).unwrap_or_else(default_timezone);
+        shared.timezone = fields::timezone(root, shared).unwrap_or_else(default_timezone);
         segments::read(root, &mut part);
         segments::read_services(root, shared, &mut part);
         checks::read(root, shared, &mut part);

@@ -1,12 +1,15 @@
 //! Names that must be those of something, somewhere in the files of the policy.
 
 use crate::model::Policy;
-use portolan_common::document::{Flaw, MAX_MISTAKES, Mistakes, closest};
+use portolan_common::document::{Flaw, Mistakes, closest};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// How many names a hint lists.
 const MAX_LISTED: usize = 8;
+
+/// In how many mistakes of a file the name is compared with all others, of which there may be very many.
+const MAX_SUGGESTED: usize = 50;
 
 /// What a name must be the name of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +48,7 @@ impl Reference {
         }
         let shown: String = self.name.chars().take(80).flat_map(char::escape_debug).collect();
         let flaw = Flaw::new(format!("there is no {kind} `{shown}`"));
-        // Comparing with every name is not for mistakes that nobody will see.
-        let hint = if report.mistakes.len() < MAX_MISTAKES {
+        let hint = if report.mistakes.len() < MAX_SUGGESTED {
             closest(&self.name, known.keys().map(String::as_str))
         } else {
             None
@@ -58,7 +60,7 @@ impl Reference {
                 let names: Vec<_> = known.keys().map(|name| format!("`{name}`")).collect();
                 format!("the policy has {}", names.join(", "))
             }
-            None => format!("none of the policy's {} has a name like it", known.len()),
+            None => format!("the policy has {} of other names", known.len()),
         };
         report.add(self.span.clone(), flaw.hint(hint));
     }

@@ -1,11 +1,13 @@
 //! `[[check.service]]`: what must stand behind an open port.
 
+use super::Shared;
 use super::fields::not_empty;
 use crate::model::ServiceStep;
 use portolan_common::document::{Flaw, Reader};
 use portolan_common::observation::Protocol;
 use portolan_common::ports::PortSpec;
-use regex::RegexBuilder;
+use regex::Error;
+use regex::bytes::RegexBuilder;
 use std::time::Duration;
 
 /// What a service can be asked by.
@@ -14,15 +16,17 @@ const PROBES: [&str; 16] = [
     "postgres", "redis", "rdp",
 ];
 /// How much memory a compiled regular expression may take, in bytes.
-const REGEX_SIZE: usize = 1 << 18;
+const REGEX_SIZE: usize = 1 << 16;
+/// How many different regular expressions a policy may have.
+const MAX_EXPRESSIONS: usize = 10_000;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// The services of a check, whose open ports are given.
-pub(super) fn read(check: &mut Reader<'_>, open: &PortSpec) -> Vec<ServiceStep> {
-    check.tables("service").into_iter().filter_map(|mut table| step(&mut table, open)).collect()
+pub(super) fn read(check: &mut Reader<'_>, open: &PortSpec, shared: &mut Shared) -> Vec<ServiceStep> {
+    check.tables("service").into_iter().filter_map(|mut table| step(&mut table, open, shared)).collect()
 }
 
-fn step(table: &mut Reader<'_>, open: &PortSpec) -> Option<ServiceStep> {
+fn step(table: &mut Reader<'_>, open: &PortSpec, shared: &mut Shared) -> Option<ServiceStep> {
     table.require(&["port", "probe"]);
     let port = table.integer("port", 1..=u16::MAX);
     if let Some(port) = &port
@@ -38,8 +42,8 @@ fn step(table: &mut Reader<'_>, open: &PortSpec) -> Option<ServiceStep> {
     table.duration("max_latency", Duration::from_millis(1)..=Duration::from_secs(60));
     table.duration("cert_valid_for", DAY..=DAY * 3650);
     match probe.as_ref().map(|probe| probe.value) {
-        Some("http") => http(table),
-        Some("tcp") => exchange(table),
+        Some("http") => http(table, shared),
+        Some("tcp") => exchange(table, shared),
         Some("tls") => {}
         // Their own settings are kept as they are.
         _ => table.allow_unknown(),
@@ -47,7 +51,7 @@ fn step(table: &mut Reader<'_>, open: &PortSpec) -> Option<ServiceStep> {
     Some(ServiceStep { port: port?.value, probe: probe?.value.to_owned(), text: table.to_inline() })
 }
 
-fn http(table: &mut Reader<'_>) {
+fn http(table: &mut Reader<'_>, shared: &mut Shared) {
     if let Some(mut request) = table.table("request") {
         request.parse_with("method", |text| {
             let token = !text.is_empty() && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
@@ -67,7 +71,7 @@ fn http(table: &mut Reader<'_>) {
     }
     if let Some(mut response) = table.table("response") {
         response.parse_with("status", status);
-        response.parse_with("body", regex);
+        response.parse_with("body", |text| regex(text, shared));
     }
 }
 
@@ -86,24 +90,40 @@ fn status(text: &str) -> Result<(), Flaw> {
     })
 }
 
-fn exchange(table: &mut Reader<'_>) {
+fn exchange(table: &mut Reader<'_>, shared: &mut Shared) {
     let steps = table.tables("steps");
     not_empty(table, "steps", &steps);
     for mut step in steps {
         step.string("send");
-        step.parse_with("expect", regex);
+        step.parse_with("expect", |text| regex(text, shared));
         if !step.has("send") && !step.has("expect") {
             step.mistake(step.span(), Flaw::new("a step sends something, expects something, or both"));
         }
     }
 }
 
-/// An expression that is searched for anywhere in an answer.
-fn regex(text: &str) -> Result<(), Flaw> {
-    let compiled = RegexBuilder::new(text).size_limit(REGEX_SIZE).build();
-    compiled.map(drop).map_err(|error| {
-        let why = error.to_string();
-        let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ");
-        Flaw::new(format!("the regular expression does not compile: {why}"))
-    })
+/// An expression that is searched for anywhere in an answer, which is bytes: `.` is any of them, and letters are those
+/// of ASCII unless `(?u)` says otherwise.
+fn regex(text: &str, shared: &mut Shared) -> Result<(), Flaw> {
+    if let Some(known) = shared.expressions.get(text) {
+        return known.clone();
+    }
+    if shared.expressions.len() >= MAX_EXPRESSIONS {
+        return Err(Flaw::new(format!(
+            "the policy has more than {MAX_EXPRESSIONS} different regular expressions"
+        )));
+    }
+    let compiled = RegexBuilder::new(text).unicode(false).size_limit(REGEX_SIZE).build();
+    let compiled = compiled.map(drop).map_err(|error| match error {
+        Error::CompiledTooBig(_) => {
+            Flaw::new("the regular expression is too large").hint("repeat less in it")
+        }
+        error => {
+            let why = error.to_string();
+            let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            Flaw::new(format!("the regular expression does not compile: {why}"))
+        }
+    });
+    shared.expressions.insert(text.to_owned(), compiled.clone());
+    compiled
 }

@@ -56,7 +56,11 @@ pub(super) fn literals(table: &Reader<'_>, texts: Vec<At<String>>, shared: &mut 
                 }
                 specs.push(spec);
             }
-            Err(error) => table.flaw(text.span, error),
+            Err(mut error) => {
+                // What is typed at a command line is written here.
+                error.hint = error.hint.replace("ports are given with -p", "ports have keys of their own");
+                table.flaw(text.span, error);
+            }
         }
     }
     specs

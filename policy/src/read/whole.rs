@@ -6,7 +6,7 @@ use super::references::{Kind, Reference};
 use super::segments::Claim;
 use super::{MAX_CHECKS, Part, VERSION, tenants};
 use crate::model::{Check, Policy};
-use portolan_common::document::{At, Flaw, Mistakes};
+use portolan_common::document::{At, Flaw, MAX_MISTAKES, Mistakes};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many names of a circle are shown.
@@ -186,6 +186,7 @@ fn checks(
 fn judge_circles(drafts: &BTreeMap<String, CheckDraft>, places: &Places, reports: &mut [Mistakes]) {
     // Names whose dependencies have all been followed to their ends.
     let mut done: BTreeSet<&str> = BTreeSet::new();
+    let mut circles = 0;
     for start in drafts.keys() {
         // The way to where the search stands: each name, and how many of its dependencies were followed.
         let mut way: Vec<(&str, usize)> = Vec::new();
@@ -208,6 +209,10 @@ fn judge_circles(drafts: &BTreeMap<String, CheckDraft>, places: &Places, reports
                     done.insert(name);
                 }
                 Some(dependency) if on_way.contains(dependency.as_str()) => {
+                    circles += 1;
+                    if circles > MAX_MISTAKES {
+                        return;
+                    }
                     let circle =
                         way.iter().map(|(name, _)| *name).skip_while(|name| *name != dependency.value);
                     let flaw = circle_flaw(&circle.collect::<Vec<_>>());
