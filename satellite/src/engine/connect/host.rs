@@ -33,7 +33,7 @@ pub(super) struct Change {
     pub(super) open: u32,
     /// Something answered; whether only after earlier probes were lost.
     pub(super) answered: Option<bool>,
-    /// The port's other probes need not be waited for any more.
+    /// The port's other probes need not be waited for any more: it alone was settled, or is asked anew.
     pub(super) moot: bool,
 }
 

@@ -445,7 +445,8 @@ impl<I: Intake> Scheduler<I> {
             lane.loss.count(late);
             lane.control.window.answered(late);
         }
-        if change.settled > 1 {
+        // All that were left, whichever probe said so.
+        if change.settled > 0 && !change.moot {
             self.recall(flight.host, now);
         }
         self.queue(flight.host);
