@@ -1,8 +1,8 @@
 //! The scan engine: probes what the scope guard permits and tells what it saw, host by host, while it runs.
 //!
-//! [`sweep`] is the only way in. Behind it stand two ways of probing, `connect` and `packet`, each with logic that
-//! decides what to probe when (pure, every `now` an argument) and a thin layer of sockets; `udp` knows what to send to
-//! UDP ports. What they share stands beside them: limits, order, verdicts, what was covered.
+//! There are two ways in: [`sweep`], once over many hosts and ports, and [`Standing`], a look at one host whenever it is
+//! asked for. Behind them stand two ways of probing, `connect` and `packet`, each with logic that decides what to probe
+//! when (pure, every `now` an argument) and a thin layer of sockets; `udp` knows what to send to UDP ports. What they share stands beside them: limits, order, verdicts, what was covered.
 //! Nothing here talks to the server, and nothing here probes an address that is not a
 //! [`PermittedTarget`](portolan_common::scope::PermittedTarget).
 
@@ -91,10 +91,10 @@ pub struct Control {
     pub pause: watch::Receiver<bool>,
 }
 
-/// What a sweep shares with everything else that runs in the satellite.
+/// What a sweep, or the prober of single looks, shares with everything else that runs in the satellite.
 #[derive(Clone)]
 pub struct EngineContext {
-    /// The scope guard; when a new one is stored, running sweeps ask it before their next probe.
+    /// The scope guard; when a new one is stored, what runs asks it before its next probe.
     pub guard: Arc<ArcSwap<Guard>>,
     /// The satellite-wide budgets of probes and descriptors: one value for the whole process.
     pub limits: Arc<SharedLimits>,

@@ -101,6 +101,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_long_ago_counts_less() {
+        let mut seen = loss(255, 200);
+        seen.fade();
+        assert_eq!(seen, loss(255, 200), "it is all there is");
+        seen.count(true);
+        seen.fade();
+        assert_eq!(seen, loss(128, 100));
+        for _ in 0..20 {
+            (0..256).for_each(|_| seen.count(false));
+            seen.fade();
+        }
+        assert_eq!(seen.probes_needed(), 4);
+    }
+
+    #[test]
     fn unknown_paths_get_the_long_waits() {
         let waits = |rto| (1..=6).map(|n| timeout(rto, n).as_millis()).collect::<Vec<_>>();
         assert_eq!(waits(None), [300, 300, 600, 1000, 1000, 1000]);

@@ -1,7 +1,8 @@
 //! A prober for single looks at one host each, which lives as long as the satellite: a thread and sockets for each
 //! look, as a sweep has them, would be far too heavy for a thousand checks a second.
 //!
-//! What is seen is what a sweep by TCP connections would see: the same scheduler decides. It is always gentle.
+//! What is seen is what a sweep by TCP connections would see: the same scheduler decides. It is always gentle, and it
+//! says nothing about a host that no probe left for.
 
 mod desk;
 #[cfg(test)]
@@ -44,7 +45,8 @@ pub enum Looked {
     Host(HostObservation),
     /// The scope permits nothing of it, by these rules.
     Refused(Vec<Refusal>),
-    /// This host cannot probe now, or not this; why, in words for the operator.
+    /// Nothing was seen: this host has no way to the address (where a sweep would call it filtered), cannot open
+    /// connections, or was asked for too much. Why, in words for the operator.
     Failed(String),
 }
 

@@ -30,6 +30,10 @@ pub(in crate::engine) trait Intake: Debug {
     /// What it attaches to a host that it hands out.
     type Tag: Debug;
 
+    /// Whether ports of a host that this one never had a way to are called filtered by that. Otherwise such a host is
+    /// left unfinished: no probe left, so nothing was seen.
+    const NO_WAY_IS_A_RESULT: bool;
+
     /// The next host, which the guard was asked about.
     fn next(&mut self, guard: &Guard, wall: &Wall, now: Instant) -> Turn<Self::Tag>;
 

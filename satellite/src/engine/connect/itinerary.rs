@@ -62,6 +62,7 @@ impl Itinerary {
 
 impl Intake for Itinerary {
     type Tag = ();
+    const NO_WAY_IS_A_RESULT: bool = true;
 
     fn next(&mut self, guard: &Guard, wall: &Wall, now: Instant) -> Turn<()> {
         if self.waiting.len() >= MAX_WAITING {

@@ -152,6 +152,8 @@ impl Looks {
 
 impl Intake for Looks {
     type Tag = UnderWay;
+    // Else a satellite whose network is down would call everything blocked.
+    const NO_WAY_IS_A_RESULT: bool = false;
 
     fn next(&mut self, guard: &Guard, wall: &Wall, now: Instant) -> Turn<UnderWay> {
         if self.cells >= MAX_CELLS {

@@ -83,7 +83,7 @@ impl<I: Intake> Scheduler<I> {
         let path = PathKey::from(host.sweep.target().address());
         let enough = match hold {
             // Its way was there before: this host is cut off, and that says nothing about the target.
-            Hold::NoWay(_) if host.sweep.is_met() => MAX_HELD,
+            Hold::NoWay(_) if I::NO_WAY_IS_A_RESULT && host.sweep.is_met() => MAX_HELD,
             _ if self.holds.no_way.contains(&path) => NO_WAY_AGAIN_FOR,
             Hold::NoWay(_) => NO_WAY_FOR,
             Hold::Here | Hold::Everywhere => MAX_HELD,
@@ -102,6 +102,7 @@ impl<I: Intake> Scheduler<I> {
         let was_met = host.sweep.is_met();
         self.holds.no_way.insert(path);
         if let Hold::NoWay(verdict) = hold
+            && I::NO_WAY_IS_A_RESULT
             && !was_met
         {
             let change = host.sweep.settle_rest(verdict);

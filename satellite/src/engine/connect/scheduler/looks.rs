@@ -72,6 +72,8 @@ impl Scheduler<Looks> {
     pub(in crate::engine::connect) fn stand_down(&mut self) {
         self.lease.rest();
         self.holds.forget();
+        // Looks may have been given up while nothing left this host: that says nothing about the next ones.
+        self.held_since = None;
         // Takes the alarms down that nobody needs.
         self.flights.next_deadline();
     }

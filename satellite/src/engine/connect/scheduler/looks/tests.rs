@@ -200,6 +200,29 @@ fn a_host_that_opens_no_connection_fails_its_looks_and_goes_on() {
 }
 
 #[test]
+fn a_satellite_without_a_way_has_seen_nothing() {
+    let mut sim = looking("");
+    let mut first = ["10.0.0.1", "10.0.0.2"].map(|address| sim.look(address, "22,23"));
+    let mut away = |address: IpAddr, port, nth, now| match address.to_string().as_str() {
+        "10.0.0.2" if port == 22 => answering(address, port, nth, now),
+        _ => Held { hold: Hold::NoWay(Verdict::NetUnreach) },
+    };
+    let mut failed = |sim: &mut Sim<Looks>, asked: &mut Asked, within: Duration| {
+        sim.run_for(within, &mut away);
+        let Ok(Looked::Failed(why)) = asked.try_recv() else { panic!("it failed") };
+        assert!(why.contains("no connection to 10.0.0."), "{why}");
+    };
+    failed(&mut sim, &mut first[0], 4 * SECOND);
+    failed(&mut sim, &mut first[1], SECOND);
+    let mut again = sim.look("10.0.0.1", "22");
+    failed(&mut sim, &mut again, 2 * SECOND);
+    assert!(sim.scheduler.is_idle());
+    let mut back = sim.look("10.0.0.1", "22");
+    sim.run_for(100 * MS, answering);
+    assert_eq!(state(&mut back, 22), PortState::Open);
+}
+
+#[test]
 fn loss_is_remembered_for_a_path_and_forgotten_in_time() {
     let mut sim = looking("");
     // Every second port loses its first probe.
