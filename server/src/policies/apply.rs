@@ -200,13 +200,14 @@ impl Policies {
         let old = (!is_first).then(|| self.policy());
         let bytes = bytes_of(&files) as u64;
         let weighing = policy.clone();
-        let report = tokio::task::spawn_blocking(move || match compose(&weighing, &world) {
-            Ok((checks, _)) => {
-                Ok(report::report(old.as_deref(), &weighing, &world, checks.len(), &failing, now))
-            }
-            Err(why) => Err(report::mistaken(&[unbearable(&files, why)])),
+        let weighing = tokio::task::spawn_blocking(move || {
+            let (checks, _) = compose(&weighing, &world)?;
+            Ok(report::report(old.as_deref(), &weighing, &world, checks.len(), &failing, now))
         });
-        Ok(report.await?.map(|report| Weighed { policy, digest, bytes, report }))
+        Ok(match weighing.await? {
+            Ok(report) => Ok(Weighed { policy, digest, bytes, report }),
+            Err(why) => Err(report::mistaken(&[unbearable(&files, why)])),
+        })
     }
 }
 

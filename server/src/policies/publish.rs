@@ -191,6 +191,8 @@ impl Policies {
     /// Compiles anew when satellites come and go, and writes what is only noted in memory, until it is stopped.
     pub async fn keep_current(&self, stop: CancellationToken) {
         let mut changes = self.registry.changes();
+        // Whoever came before this began to listen.
+        changes.mark_changed();
         let mut tick = tokio::time::interval(TICK);
         loop {
             tokio::select! {

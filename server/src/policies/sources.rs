@@ -5,6 +5,7 @@ mod discovery;
 mod fetch;
 
 pub use discovery::Answer;
+use fetch::Asker;
 pub use fetch::SourceError;
 
 use crate::store::{DocumentWrite, Kind, Store, StoreError};
@@ -18,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Sources of one policy at most.
 pub const MAX_SOURCES: usize = 1000;
@@ -185,17 +186,29 @@ impl Sources {
 
     /// Asks each of them, a few at a time.
     pub async fn ask(&self, ids: Vec<SourceId>) -> Vec<(SourceId, Result<Answer, SourceError>)> {
-        let turns = Arc::new(Semaphore::new(AT_ONCE));
-        let mut asking = JoinSet::new();
-        for id in ids {
-            let (turns, directory) = (turns.clone(), self.directory.clone());
-            asking.spawn(async move {
-                // Never closed.
-                let _turn = turns.acquire_owned().await;
-                (id.clone(), fetch::ask(id, directory).await)
-            });
+        if ids.is_empty() {
+            return Vec::new();
         }
-        asking.join_all().await
+        let asker = Asker::new(self.directory.clone());
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        let asking: Vec<_> = ids
+            .into_iter()
+            .map(|id| {
+                let (turns, asker, asked) = (turns.clone(), asker.clone(), id.clone());
+                let asking = tokio::spawn(async move {
+                    // Never closed.
+                    let _turn = turns.acquire_owned().await;
+                    asker.ask(&asked).await
+                });
+                (id, AbortOnDropHandle::new(asking))
+            })
+            .collect();
+        let mut said = Vec::with_capacity(asking.len());
+        for (id, asking) in asking {
+            let answer = asking.await.unwrap_or_else(|error| Err(error.into()));
+            said.push((id, answer));
+        }
+        said
     }
 
     /// Whether a source's last good answer has the same targets.

@@ -176,13 +176,19 @@ pub struct Uplink {
 impl Satellite {
     /// Connects and says hello; what the server makes of it is read from the uplink.
     pub async fn connect(&self) -> Uplink {
+        self.connect_with(&["connect"], None).await
+    }
+
+    /// The same with these capabilities and this scope.
+    pub async fn connect_with(&self, capabilities: &[&str], scope: Option<v1::ScopeReport>) -> Uplink {
         let (channel, frames) = connect(self.address, self.tls.clone()).await;
         let (up, outbound) = mpsc::channel(64);
         let hello = v1::Hello {
             version: "0.1.0".into(),
             epoch: self.epoch.to_vec(),
-            capabilities: vec!["connect".into()],
+            capabilities: capabilities.iter().map(|text| (*text).to_owned()).collect(),
             clock_at_ms: Timestamp::now().as_millisecond(),
+            scope,
             ..v1::Hello::default()
         };
         up.send(v1::UplinkUp { message: Some(Up::Hello(hello)) }).await.unwrap();

@@ -6,4 +6,5 @@ mod deployment;
 mod end;
 mod mishaps;
 mod panics;
+mod policy;
 mod tap;

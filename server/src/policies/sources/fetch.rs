@@ -52,6 +52,9 @@ pub enum SourceError {
     /// It was not waited for any longer.
     #[error("it did not answer within {} s", TIMEOUT.as_secs())]
     Late,
+    /// Asking it failed in a way that it must not.
+    #[error("asking it failed ({0}); see the server's log")]
+    Failed(#[from] tokio::task::JoinError),
 }
 
 impl From<reqwest::Error> for SourceError {
@@ -71,49 +74,61 @@ impl From<reqwest::Error> for SourceError {
     }
 }
 
-/// Asks a source once.
-///
-/// # Errors
-/// [`SourceError`] when it gives nothing that can be used.
-pub async fn ask(source: SourceId, directory: Option<PathBuf>) -> Result<Answer, SourceError> {
-    match source {
-        SourceId::Http(url) => {
-            tokio::time::timeout(TIMEOUT, ask_http(&url)).await.unwrap_or(Err(SourceError::Late))
-        }
-        SourceId::File(pattern) => {
-            let directory = directory.ok_or(SourceError::NoDirectory)?;
-            let reading = tokio::task::spawn_blocking(move || read_files(&directory, &pattern));
-            // A directory on a network file system may hang.
-            match tokio::time::timeout(TIMEOUT, reading).await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(panic)) => Err(SourceError::Http(panic.to_string())),
-                Err(_) => Err(SourceError::Late),
-            }
-        }
-    }
+/// Asks sources.
+#[derive(Clone)]
+pub struct Asker {
+    directory: Option<PathBuf>,
+    client: Result<reqwest::Client, String>,
 }
 
-async fn ask_http(url: &str) -> Result<Answer, SourceError> {
-    let builder = reqwest::Client::builder()
-        .user_agent(concat!("portolan-server/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::limited(MAX_REDIRECTS))
-        .connect_timeout(TIMEOUT)
-        .timeout(TIMEOUT);
-    // Roots are read anew each time, so that a changed one counts; without TLS a host needs none.
-    let builder = if url.starts_with("https:") { builder } else { builder.tls_certs_only([]) };
-    let request = builder.build()?.get(url).header(http::header::ACCEPT, "application/json");
-    let mut response = request.send().await?;
-    if !response.status().is_success() {
-        return Err(SourceError::Status(response.status()));
+impl Asker {
+    /// One that reads files in `directory`. The system's roots are read anew with each, so that a changed one counts.
+    pub fn new(directory: Option<PathBuf>) -> Self {
+        let builder = || {
+            reqwest::Client::builder()
+                .user_agent(concat!("portolan-server/", env!("CARGO_PKG_VERSION")))
+                .redirect(reqwest::redirect::Policy::limited(MAX_REDIRECTS))
+                .timeout(TIMEOUT)
+        };
+        // A host without any root can ask without TLS all the same.
+        let client = builder().build().or_else(|_| builder().tls_certs_only([]).build());
+        Self { directory, client: client.map_err(|error| SourceError::from(error).to_string()) }
     }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > MAX_BYTES {
-            return Err(SourceError::TooLarge);
+
+    /// Asks a source once.
+    ///
+    /// # Errors
+    /// [`SourceError`] when it gives nothing that can be used.
+    pub async fn ask(&self, source: &SourceId) -> Result<Answer, SourceError> {
+        let asking = async {
+            match source {
+                SourceId::Http(url) => self.ask_http(url).await,
+                SourceId::File(pattern) => {
+                    let directory = self.directory.clone().ok_or(SourceError::NoDirectory)?;
+                    let pattern = pattern.clone();
+                    tokio::task::spawn_blocking(move || read_files(&directory, &pattern)).await?
+                }
+            }
+        };
+        // A directory on a network file system may hang as well.
+        tokio::time::timeout(TIMEOUT, asking).await.unwrap_or(Err(SourceError::Late))
+    }
+
+    async fn ask_http(&self, url: &str) -> Result<Answer, SourceError> {
+        let client = self.client.as_ref().map_err(|why| SourceError::Http(why.clone()))?;
+        let mut response = client.get(url).header(http::header::ACCEPT, "application/json").send().await?;
+        if !response.status().is_success() {
+            return Err(SourceError::Status(response.status()));
         }
-        body.extend_from_slice(&chunk);
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            if body.len() + chunk.len() > MAX_BYTES {
+                return Err(SourceError::TooLarge);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(discovery::read([body.as_slice()])?)
     }
-    Ok(discovery::read([body.as_slice()])?)
 }
 
 /// Reads all files of a pattern inside of the directory. Blocking.
@@ -160,7 +175,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     async fn file(directory: &Path, pattern: &str) -> Result<Answer, SourceError> {
-        ask(SourceId::File(pattern.to_owned()), Some(directory.to_owned())).await
+        Asker::new(Some(directory.to_owned())).ask(&SourceId::File(pattern.to_owned())).await
     }
 
     #[tokio::test]
@@ -182,7 +197,7 @@ mod tests {
         assert!(matches!(file(&inner, "web/*.json").await, Err(SourceError::Outside(_))));
         std::fs::write(inner.join("large.json"), vec![b' '; MAX_BYTES + 1]).unwrap();
         assert!(matches!(file(&inner, "large.json").await, Err(SourceError::TooLarge)));
-        let nowhere = ask(SourceId::File("a.json".into()), None).await.unwrap_err().to_string();
+        let nowhere = Asker::new(None).ask(&SourceId::File("a.json".into())).await.unwrap_err().to_string();
         assert!(nowhere.contains("[sources]"), "{nowhere}");
     }
 
@@ -200,8 +215,12 @@ mod tests {
         url
     }
 
+    async fn ask(url: String) -> Result<Answer, SourceError> {
+        Asker::new(None).ask(&SourceId::Http(url)).await
+    }
+
     async fn http(answer: &str, requests: usize) -> Result<Answer, SourceError> {
-        ask(SourceId::Http(endpoint(answer.to_owned(), requests).await), None).await
+        ask(endpoint(answer.to_owned(), requests).await).await
     }
 
     fn response(status: &str, header: &str, body: &str) -> String {
@@ -224,7 +243,7 @@ mod tests {
         let error = http("nonsense", 1).await.unwrap_err();
         assert!(matches!(error, SourceError::Http(_)), "{error}");
         let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let error = ask(SourceId::Http(format!("http://{unused}/")), None).await.unwrap_err();
+        let error = ask(format!("http://{unused}/")).await.unwrap_err();
         assert!(error.to_string().to_lowercase().contains("refused"), "{error}");
     }
 
@@ -232,6 +251,6 @@ mod tests {
     async fn an_endpoint_that_says_nothing_is_late() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        assert!(matches!(ask(SourceId::Http(url), None).await, Err(SourceError::Late)));
+        assert!(matches!(ask(url).await, Err(SourceError::Late)));
     }
 }
