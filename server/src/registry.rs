@@ -359,7 +359,7 @@ impl Registry {
             .into_iter()
             .filter_map(|(id, digest)| {
                 let mut record = self.get(id).filter(|record| record.assignment_digest != digest)?;
-                record.assignment_revision += 1;
+                record.assignment_revision = record.assignment_revision.saturating_add(1);
                 record.assignment_digest = digest;
                 Some((id, record))
             })
@@ -378,6 +378,20 @@ impl Registry {
             assigned.push((id, record.assignment_revision));
         }
         Ok(assigned)
+    }
+
+    /// Gives a satellite a revision beyond one that it says it has, although this server never gave it out: the server
+    /// was restored from a backup, and must not come to the same number with something else.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn assign_beyond(&self, id: SatelliteId, revision: u64) -> Result<(), StoreError> {
+        self.update(id, |record| {
+            if record.assignment_revision < revision {
+                record.assignment_revision = revision.saturating_add(1);
+            }
+        })
+        .await
     }
 
     /// Notes how a satellite was last seen, in memory at once and on disk with the next [`Registry::flush_seen`]: a fleet

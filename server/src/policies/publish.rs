@@ -139,14 +139,19 @@ impl Policies {
         let current = self.current.load_full();
         let mut record = self.registry.get(satellite)?;
         let part = self.part(&current, &record, self.hub.live(satellite).as_ref())?;
-        // It may have learned to run checks since its last revision.
-        if part.digest != record.assignment_digest {
-            if let Err(error) = self.registry.assign(vec![(satellite, part.digest)]).await {
-                self.assign_later(&error);
-                return None;
-            }
-            record = self.registry.get(satellite)?;
+        let mut assigned = Ok(());
+        if has > record.assignment_revision {
+            assigned = self.registry.assign_beyond(satellite, has).await;
         }
+        // It may have learned to run checks since its last revision.
+        if part.digest != record.assignment_digest && assigned.is_ok() {
+            assigned = self.registry.assign(vec![(satellite, part.digest)]).await.map(drop);
+        }
+        if let Err(error) = assigned {
+            self.assign_later(&error);
+            return None;
+        }
+        record = self.registry.get(satellite).unwrap_or(record);
         if record.assignment_revision == has {
             return None;
         }

@@ -231,6 +231,21 @@ async fn a_satellite_is_told_when_its_own_part_changes() {
 }
 
 #[tokio::test]
+async fn a_server_that_went_back_does_not_come_to_the_same_revision_with_something_else() {
+    let f = fixture().await;
+    let id = f.satellite("office-1", "office").await;
+    f.apply(&policy(&[SHOP])).await;
+    let assignment = f.policies.assignment(id, 7).await.unwrap();
+    assert_eq!((assignment.revision, assignment.checks.len()), (8, 1));
+    assert!(f.policies.assignment(id, 8).await.is_none());
+    f.apply(&policy(&[])).await;
+    assert_eq!(f.assigned(id).await.0, 9);
+    // One that lies harms nobody else.
+    assert_eq!(f.policies.assignment(id, u64::MAX).await, None);
+    f.apply(&policy(&[SHOP])).await;
+}
+
+#[tokio::test]
 async fn a_satellite_that_comes_later_is_assigned_what_there_is() {
     let f = fixture().await;
     f.apply(&policy(&[SHOP, ("all", "*", "\"10.0.1.25\"")])).await;
