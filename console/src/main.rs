@@ -7,6 +7,8 @@ mod cli;
 mod commands;
 mod document;
 mod errors;
+#[cfg(test)]
+mod fake;
 mod interrupts;
 mod output;
 mod scan_result;

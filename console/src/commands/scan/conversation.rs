@@ -1,24 +1,16 @@
-//! Conversations with a server that is only pretended: the real client over an in-memory connection.
+//! Scans in conversation with a server that is only pretended.
 
 use super::{Progress, watch};
 use crate::errors::ConsoleError;
+use crate::fake::{Fake, Feed, answer, connect};
 use crate::interrupts::Interrupts;
 use crate::scan_result::fixture::{down, end, event, finished, hosts, started};
-use crate::session::{self, Client};
-use hyper_util::rt::TokioIo;
-use portolan_proto::v1::{self, console_server as api, scan_event::Event};
-use std::pin::Pin;
+use portolan_proto::v1::{self, scan_event::Event};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_stream::{Stream, StreamExt as _};
-use tonic::transport::{Endpoint, Server};
-use tonic::{Request, Response, Status};
-use tower::service_fn;
-
-type Reply<T> = Result<Response<T>, Status>;
-type Feed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+use tonic::Status;
 
 /// How the pretended server ends a scan after its first host.
 #[derive(Clone, Copy)]
@@ -31,126 +23,64 @@ enum Ending {
     Broken,
 }
 
-struct Fake {
+/// A server whose scans end so.
+fn server(ending: Ending) -> Fake {
+    let cancelled = Arc::new(Notify::new());
+    let notify = cancelled.clone();
+    Fake {
+        scan: answer(move |request| scan(&request, ending, &cancelled)),
+        cancel_scan: answer(move |request: v1::CancelScanRequest| {
+            assert_eq!(request.scan_id, "01890a5d-ac96-774b-bcce-b302099a8057");
+            notify.notify_one();
+            Ok(v1::CancelScanResponse {})
+        }),
+        ..Fake::default()
+    }
+}
+
+fn scan(
+    request: &v1::ScanRequest,
     ending: Ending,
-    cancelled: Arc<Notify>,
-}
-
-#[tonic::async_trait]
-impl api::Console for Fake {
-    async fn status(&self, _: Request<v1::StatusRequest>) -> Reply<v1::StatusResponse> {
-        Err(Status::unimplemented(""))
+    cancelled: &Arc<Notify>,
+) -> Result<Feed<v1::ScanEvent>, Status> {
+    if request.satellites.iter().any(|name| name == "ofice-1") {
+        return Err(Status::not_found("there is no satellite `ofice-1`; did you mean `office-1`?"));
     }
-
-    async fn add_satellite(&self, _: Request<v1::AddSatelliteRequest>) -> Reply<v1::AddSatelliteResponse> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn list_satellites(
-        &self,
-        _: Request<v1::ListSatellitesRequest>,
-    ) -> Reply<v1::ListSatellitesResponse> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn revoke_satellite(
-        &self,
-        _: Request<v1::RevokeSatelliteRequest>,
-    ) -> Reply<v1::RevokeSatelliteResponse> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn remove_satellite(
-        &self,
-        _: Request<v1::RemoveSatelliteRequest>,
-    ) -> Reply<v1::RemoveSatelliteResponse> {
-        Err(Status::unimplemented(""))
-    }
-
-    type ScanStream = Feed<v1::ScanEvent>;
-
-    async fn scan(&self, request: Request<v1::ScanRequest>) -> Reply<Self::ScanStream> {
-        if request.get_ref().satellites.iter().any(|name| name == "ofice-1") {
-            return Err(Status::not_found("there is no satellite `ofice-1`; did you mean `office-1`?"));
+    let cancelled = cancelled.clone();
+    let (sender, receiver) = mpsc::channel(16);
+    tokio::spawn(async move {
+        let first = [
+            Ok(started(&[("office-1", "office")])),
+            Ok(hosts("office-1", &[down("10.0.0.1", "10.0.0.1", "22")])),
+        ];
+        let partial =
+            v1::SatelliteEnd { complete: false, error: "cancelled".into(), ..end("office-1", 0, 1, 4) };
+        let last = match ending {
+            Ending::Whole => vec![Ok(event(Event::End(end("office-1", 0, 1, 4)))), Ok(finished())],
+            Ending::WhenCancelled => vec![Ok(event(Event::End(partial))), Ok(finished())],
+            Ending::Broken => vec![Err(Status::internal("the store is full"))],
+            Ending::Early | Ending::Never => vec![],
+        };
+        for item in first {
+            let _ = sender.send(item).await;
         }
-        let (ending, cancelled) = (self.ending, self.cancelled.clone());
-        let (sender, receiver) = mpsc::channel(16);
-        tokio::spawn(async move {
-            let first = [
-                Ok(started(&[("office-1", "office")])),
-                Ok(hosts("office-1", &[down("10.0.0.1", "10.0.0.1", "22")])),
-            ];
-            let partial =
-                v1::SatelliteEnd { complete: false, error: "cancelled".into(), ..end("office-1", 0, 1, 4) };
-            let last = match ending {
-                Ending::Whole => vec![Ok(event(Event::End(end("office-1", 0, 1, 4)))), Ok(finished())],
-                Ending::WhenCancelled => vec![Ok(event(Event::End(partial))), Ok(finished())],
-                Ending::Broken => vec![Err(Status::internal("the store is full"))],
-                Ending::Early | Ending::Never => vec![],
-            };
-            for item in first {
-                let _ = sender.send(item).await;
-            }
-            match ending {
-                Ending::WhenCancelled => cancelled.notified().await,
-                Ending::Never => sender.closed().await,
-                _ => {}
-            }
-            for item in last {
-                let _ = sender.send(item).await;
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver).map(|item| item))))
-    }
-
-    async fn cancel_scan(&self, request: Request<v1::CancelScanRequest>) -> Reply<v1::CancelScanResponse> {
-        assert_eq!(request.get_ref().scan_id, "01890a5d-ac96-774b-bcce-b302099a8057");
-        self.cancelled.notify_one();
-        Ok(Response::new(v1::CancelScanResponse {}))
-    }
-
-    async fn list_scans(&self, _: Request<v1::ListScansRequest>) -> Reply<v1::ListScansResponse> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn pause_scan(&self, _: Request<v1::PauseScanRequest>) -> Reply<v1::PauseScanResponse> {
-        Err(Status::unimplemented(""))
-    }
-
-    type ListPortsStream = Feed<v1::PortRecord>;
-
-    async fn list_ports(&self, _: Request<v1::ListPortsRequest>) -> Reply<Self::ListPortsStream> {
-        Err(Status::unimplemented(""))
-    }
-
-    type HistoryStream = Feed<v1::HistoryRecord>;
-
-    async fn history(&self, _: Request<v1::HistoryRequest>) -> Reply<Self::HistoryStream> {
-        Err(Status::unimplemented(""))
-    }
-}
-
-async fn connect(ending: Ending) -> Client {
-    let (ours, theirs) = tokio::io::duplex(64 * 1024);
-    let fake = api::ConsoleServer::new(Fake { ending, cancelled: Arc::new(Notify::new()) });
-    let incoming = tokio_stream::once(Ok::<_, std::io::Error>(theirs));
-    tokio::spawn(Server::builder().add_service(fake).serve_with_incoming(incoming));
-    let mut ours = Some(TokioIo::new(ours));
-    let channel = Endpoint::from_static("http://portolan")
-        .connect_with_connector(service_fn(move |_| {
-            let ours = ours.take();
-            async move { ours.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected)) }
-        }))
-        .await
-        .unwrap();
-    session::client(channel)
+        match ending {
+            Ending::WhenCancelled => cancelled.notified().await,
+            Ending::Never => sender.closed().await,
+            _ => {}
+        }
+        for item in last {
+            let _ = sender.send(item).await;
+        }
+    });
+    Ok(Box::pin(ReceiverStream::new(receiver)))
 }
 
 type Outcome = Result<(crate::scan_result::ScanResult, Option<ConsoleError>), ConsoleError>;
 
 async fn run(ending: Ending, from: &str, interrupts: &Interrupts) -> Outcome {
     let request = v1::ScanRequest { satellites: vec![from.into()], ..Default::default() };
-    let client = connect(ending).await;
+    let client = connect(&Arc::new(server(ending))).await;
     let progress = Progress::none();
     watch(client, request, "22".parse().unwrap(), interrupts, progress, None).await
 }
