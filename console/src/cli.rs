@@ -1,5 +1,14 @@
 //! The command line: what can be typed, and the help that explains it.
 
+mod alert;
+mod baseline;
+mod change;
+mod check;
+mod expectation;
+mod policy;
+mod silence;
+#[cfg(test)]
+mod tests;
 mod values;
 
 use crate::output::Format;
@@ -8,6 +17,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use alert::{AckArgs, AlertCommand, AlertListArgs, CommentArgs, WatchArgs};
+pub use baseline::{AcceptArgs, BaselineCommand};
+pub use change::{ChangeCommand, ChangesArgs, OpenArgs};
+pub use check::CheckCommand;
+pub use expectation::Expected;
+pub use policy::{ApplyArgs, ExportArgs, PolicyCheckArgs, PolicyCommand, RollbackArgs};
+pub use silence::{SilenceArgs, SilenceCommand};
 pub use values::{HostPort, Since};
 
 const STYLES: Styles = Styles::styled()
@@ -25,8 +41,12 @@ Examples:
   portolan scan 10.99.2.0/24 -p 22,80,443 --from office-1
   portolan ports --segment office                      what is known to be open
   portolan history 10.99.2.10:443 --since 7d           when it changed
+  portolan policy apply --dry-run policy.toml          what a policy would change and send
+  portolan check show shop-front                       what is expected, and how it is
+  portolan alert watch                                 what goes wrong, as it happens
 
-Exit codes: 0 done, 1 error, 2 usage, 4 done in part, 130 interrupted.")]
+Exit codes: 0 done, 1 error, 2 usage, 3 done but expectations are violated (with --dry-run: something would change),
+4 done in part, 130 interrupted.")]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -63,6 +83,26 @@ pub enum Command {
     Ports(PortsArgs),
     /// Every change of a host's ports, by vantage point
     History(HistoryArgs),
+    /// Every change of every host's ports, by vantage point
+    Changes(ChangesArgs),
+    /// What is wanted: check, apply and compare policies, and their history
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// The standing checks: how they are; run, pause and resume one
+    #[command(subcommand)]
+    Check(CheckCommand),
+    /// What was open when a check's baseline was taken, and what differs now
+    #[command(subcommand)]
+    Baseline(BaselineCommand),
+    /// What is not as expected: list, watch, acknowledge
+    #[command(subcommand)]
+    Alert(AlertCommand),
+    /// Keep alerts from paging for a time, with a reason
+    #[command(subcommand)]
+    Silence(SilenceCommand),
+    /// Announce changes, so that exactly these do not page
+    #[command(subcommand)]
+    Change(ChangeCommand),
     /// Whether the server is well, at a glance
     #[command(after_help = "\
 Examples:
@@ -251,7 +291,7 @@ pub enum ScansCommand {
 #[derive(Debug, Args)]
 pub struct RunningScan {
     /// The scan's id, or the beginning of it: 4 characters at least, as many as tell it from the others
-    #[arg(value_name = "ID", value_parser = values::scan_id)]
+    #[arg(value_name = "ID", value_parser = values::id_of("scan"))]
     pub id: String,
 }
 
@@ -286,70 +326,4 @@ pub struct HistoryArgs {
     /// Only what happened since: a duration back (24h, 7d) or a time (2026-03-01T12:00:00Z)
     #[arg(long, value_name = "T", value_parser = values::since)]
     pub since: Option<Since>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory as _;
-
-    #[test]
-    fn the_definition_holds_together() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn global_options_stand_anywhere() {
-        for line in [
-            "portolan -o json --context lab satellite list",
-            "portolan satellite -o json list --context lab",
-            "portolan satellite list --context lab -o json",
-        ] {
-            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
-            assert_eq!(cli.global.output, Some(Format::Json), "{line}");
-            assert_eq!(cli.global.context, "lab", "{line}");
-        }
-    }
-
-    #[test]
-    fn nmap_habits_of_writing_ports_are_understood() {
-        for (line, ports) in [
-            ("portolan scan 10.0.0.1 -p- --from a", Some("-")),
-            ("portolan scan 10.0.0.1 -p - --from a", Some("-")),
-            ("portolan scan 10.0.0.1 -p -100 --from a", Some("-100")),
-            ("portolan scan 10.0.0.1 -p22,80 --from a,b", Some("22,80")),
-            ("portolan scan 10.0.0.1 --from a", None),
-        ] {
-            let Command::Scan(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else { panic!() };
-            assert_eq!(args.ports.as_deref(), ports, "{line}");
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_is_refused_with_exit_code_2() {
-        for line in [
-            "portolan scan 10.0.0.1",
-            "portolan scan --from a",
-            "portolan satellite add Office --segment x",
-            "portolan satellite add a --segment x --ttl 1s",
-            "portolan satellite add a --segment x --ttl 31d",
-            "portolan satellite add a --segment x --scope 10.0.0.0/33",
-            "portolan history 10.0.0.1:99999",
-            "portolan history 10.0.0.1 --since yesterday",
-            "portolan status -o html",
-            "portolan completions powershell",
-            "portolan scan 10.0.0.1 --from a --discover --no-discover",
-            "portolan scan 10.0.0.1 --from a --max-rate 0",
-            "portolan scan 10.0.0.1 --from a --max-rate-per-host 5000000000",
-            "portolan scan 10.0.0.1 --from a --udp-budget 2d",
-            "portolan scan 10.0.0.1 --from a --udp-budget 0s",
-            "portolan scan 10.0.0.1 --from a --method fin",
-            "portolan scans pause",
-            "portolan scans pause 01a",
-            "portolan scans cancel office-1",
-        ] {
-            let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
-            assert_eq!(error.exit_code(), 2, "{line}");
-        }
-    }
 }

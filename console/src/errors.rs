@@ -1,6 +1,8 @@
 //! What can go wrong in the console, in words for the person in front of it: what failed, on what, why, and what to
 //! do about it. Also the exit codes.
 
+mod hints;
+
 use crate::output::paint::{Paint, styles};
 use crate::output::text::printable;
 use portolan_proto::convert::WireError;
@@ -21,6 +23,8 @@ pub enum Exit {
     Error = 1,
     /// What was typed makes no sense.
     Usage = 2,
+    /// It was done, and expectations are violated; of a dry run: something would change. Outranks [`Exit::Partial`].
+    Violated = 3,
     /// A vantage point was unreachable or refused, or a name did not resolve.
     Partial = 4,
     /// The operator stopped it.
@@ -178,7 +182,7 @@ impl ConsoleError {
                     path.display()
                 ));
             }
-            Self::Call { action, status } => return call_hint(action, status).map(ToOwned::to_owned),
+            Self::Call { action, status } => return hints::of_call(action, status).map(ToOwned::to_owned),
             Self::CutShort => "it was probably stopped; start the scan again when `portolan status` answers",
             Self::Wire(_) => {
                 "console and server probably differ in version: compare `portolan --version` and \
@@ -237,35 +241,6 @@ fn status_words(status: &Status) -> String {
         Code::DeadlineExceeded => "the server gave no answer in time".to_owned(),
         code if status.message().is_empty() => format!("the server says: {}", code.description()),
         _ => status.message().lines().map(printable).collect::<Vec<_>>().join("; "),
-    }
-}
-
-fn call_hint(action: &str, status: &Status) -> Option<&'static str> {
-    if is_certificate_refused(status) {
-        return Some(
-            "it was revoked or comes from another deployment; issue a new one on the server: portolan-server admin \
-             --data-dir DIR",
-        );
-    }
-    match status.code() {
-        Code::NotFound if action == "scan" || action.contains("satellite") => {
-            Some("`portolan satellite list` shows the satellites there are")
-        }
-        Code::NotFound if action.contains("scan `") => Some("`portolan scans` shows those that run"),
-        Code::AlreadyExists => {
-            Some("choose another name; a satellite that is gone is removed with `portolan satellite remove`")
-        }
-        Code::FailedPrecondition if action.starts_with("remove") => {
-            Some("revoke it first: portolan satellite revoke NAME")
-        }
-        Code::Unimplemented => Some("update portolan-server to the console's version"),
-        Code::PermissionDenied | Code::Unauthenticated => {
-            Some("use an operator's context: --context NAME, or PORTOLAN_CONTEXT")
-        }
-        Code::Unavailable | Code::DeadlineExceeded | Code::Unknown => {
-            Some("`portolan status` tells whether the server answers; its own log tells why not")
-        }
-        _ => None,
     }
 }
 

@@ -5,6 +5,7 @@ pub mod csv;
 pub mod grepable;
 pub mod nmap_xml;
 pub mod paint;
+pub mod sparkline;
 pub mod structured;
 pub mod table;
 pub mod text;
@@ -120,6 +121,12 @@ pub fn warn(text: &str) {
     let paint = Paint::for_stderr();
     // When stderr is gone there is nobody to tell.
     let _ = writeln!(io::stderr(), "{} {text}", paint.apply(styles::WARNING, "warning:"));
+}
+
+/// What goes on meanwhile.
+pub fn note(text: &str) {
+    let paint = Paint::for_stderr();
+    let _ = writeln!(io::stderr(), "{} {text}", paint.apply(styles::HINT, "note:"));
 }
 
 /// What the operator can do about the warnings before it.

@@ -1,18 +1,36 @@
 //! The values that only this command line has: what is typed becomes what is meant, or an error that says how to type it.
 
+use crate::output::text::is_dangerous;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use portolan_common::addresses::parse_network;
-use portolan_common::document::parse_duration;
+use portolan_common::document::{Flaw, parse_duration};
 use portolan_common::names::check_name;
+use portolan_policy::Matcher;
+use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
+
+/// The longest comment, message or reason, in characters.
+const MAX_COMMENT: usize = 1000;
 
 /// A host, perhaps one port of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
     pub host: String,
     pub port: Option<u16>,
+}
+
+/// As it is typed: IPv6 with a port in brackets.
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            None => f.write_str(&self.host),
+            Some(port) if self.host.contains(':') => write!(f, "[{}]:{port}", self.host),
+            Some(port) => write!(f, "{}:{port}", self.host),
+        }
+    }
 }
 
 /// A beginning.
@@ -48,10 +66,14 @@ pub fn network(text: &str) -> Result<String, String> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).map_err(|flaw| match flaw.hint {
+    parse_duration(text).map_err(in_words)
+}
+
+fn in_words(flaw: Flaw) -> String {
+    match flaw.hint {
         Some(hint) => format!("{} ({hint})", flaw.message),
         None => flaw.message,
-    })
+    }
 }
 
 /// How long a join token lives.
@@ -74,13 +96,69 @@ pub fn udp_budget(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A scan's id or the beginning of it, as the server writes it: lower case.
-pub fn scan_id(text: &str) -> Result<String, String> {
-    let id = text.trim().to_ascii_lowercase();
-    if (4..=36).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
-        Ok(id)
+/// A time that is not nothing, at most a year.
+pub fn some_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if (Duration::from_millis(1)..=Duration::from_secs(366 * 86_400)).contains(&time) {
+        Ok(time)
     } else {
-        Err("a scan's id is made of 0-9, a-f and `-`; 4 characters of it at least".to_owned())
+        Err("it is longer than nothing and at most a year (366d)".to_owned())
+    }
+}
+
+/// How long a change may take.
+pub fn change_length(text: &str) -> Result<Duration, String> {
+    let length = duration(text)?;
+    if (Duration::from_secs(60)..=Duration::from_secs(30 * 86_400)).contains(&length) {
+        Ok(length)
+    } else {
+        Err("a change takes from one minute (1m) to thirty days (30d)".to_owned())
+    }
+}
+
+/// The name of a change: 1 to 63 printable characters without spaces.
+pub fn change_name(text: &str) -> Result<String, String> {
+    let is_printable = |c: char| !c.is_whitespace() && !is_dangerous(c);
+    if (1..=63).contains(&text.chars().count()) && text.chars().all(is_printable) {
+        Ok(text.to_owned())
+    } else {
+        Err("a change's name has 1 to 63 printable characters and no spaces".to_owned())
+    }
+}
+
+/// A comment, a message, a reason: 1 to [`MAX_COMMENT`] characters.
+pub fn comment(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    match text.chars().count() {
+        0 => Err("it is empty".to_owned()),
+        1..=MAX_COMMENT => Ok(text.to_owned()),
+        long => Err(format!("it is {long} characters long: 1,000 is the limit")),
+    }
+}
+
+/// A matcher over an alert's labels, as it was typed.
+pub fn matcher(text: &str) -> Result<String, String> {
+    text.parse::<Matcher>().map(|_| text.to_owned()).map_err(in_words)
+}
+
+/// The id of this kind of thing or the beginning of it, as the server writes it: lower case.
+pub fn id_of(kind: &'static str) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let id = text.trim().to_ascii_lowercase();
+        if (4..=36).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
+            Ok(id)
+        } else {
+            Err(format!("the id of a {kind} is made of 0-9, a-f and `-`; 4 characters of it at least"))
+        }
+    }
+}
+
+/// An address, perhaps with a port.
+pub fn address_port(text: &str) -> Result<HostPort, String> {
+    let read = host_port(text)?;
+    match read.host.parse::<IpAddr>() {
+        Ok(address) => Ok(HostPort { host: address.to_canonical().to_string(), ..read }),
+        Err(_) => Err(format!("`{}` is not an address", read.host.escape_debug())),
     }
 }
 
@@ -110,19 +188,18 @@ pub fn host_port(text: &str) -> Result<HostPort, String> {
     }
 }
 
+/// A point in time; without an offset it is the operator's own clock.
+pub fn point(text: &str) -> Result<Timestamp, String> {
+    if let Ok(at) = text.parse() {
+        return Ok(at);
+    }
+    let local = text.parse::<DateTime>().map_err(|_| "not a time such as 2026-03-01T12:00:00Z".to_owned())?;
+    local.to_zoned(TimeZone::system()).map(|zoned| zoned.timestamp()).map_err(|error| error.to_string())
+}
+
 /// A time, or a duration back.
 pub fn since(text: &str) -> Result<Since, String> {
-    if let Ok(at) = text.parse() {
-        return Ok(Since::At(at));
-    }
-    // Without an offset it is the operator's own clock.
-    if let Ok(local) = text.parse::<DateTime>() {
-        return local
-            .to_zoned(TimeZone::system())
-            .map(|t| Since::At(t.timestamp()))
-            .map_err(|e| e.to_string());
-    }
-    duration(text).map(Since::Ago).map_err(|_| {
+    point(text).map(Since::At).or_else(|_| duration(text).map(Since::Ago)).map_err(|_| {
         "neither a duration such as 24h or 7d nor a time such as 2026-03-01T12:00:00Z".to_owned()
     })
 }

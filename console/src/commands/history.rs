@@ -1,8 +1,8 @@
 //! `portolan history`: what changed.
 
 use super::converse;
-use crate::cli::{Global, HistoryArgs, HostPort};
-use crate::document::history::{Change, Past};
+use crate::cli::{Global, HistoryArgs};
+use crate::document::history::{Change, Past, sort};
 use crate::errors::{ConsoleError, Exit};
 use crate::output::structured::write_list;
 use crate::output::{Format, View, print, table};
@@ -14,7 +14,7 @@ use std::io::Write as _;
 /// Does what was typed.
 pub fn run(args: &HistoryArgs, global: &Global) -> Result<Exit, ConsoleError> {
     let format = global.format(Format::LIST, "history")?;
-    let what = name(&args.host);
+    let what = args.host.to_string();
     let request = v1::HistoryRequest {
         host: args.host.host.clone(),
         port: args.host.port.map(u32::from),
@@ -28,7 +28,7 @@ pub fn run(args: &HistoryArgs, global: &Global) -> Result<Exit, ConsoleError> {
         while let Some(record) = records.message().await.map_err(failed())? {
             past.add(record)?;
         }
-        past.sort();
+        sort(&mut past.changes);
         Ok(past)
     })?;
     print(|out| match format {
@@ -39,12 +39,4 @@ pub fn run(args: &HistoryArgs, global: &Global) -> Result<Exit, ConsoleError> {
         format => write_list(out, format, past.changes.iter().flat_map(Change::documents)),
     })?;
     Ok(Exit::Done)
-}
-
-fn name(host: &HostPort) -> String {
-    match host.port {
-        None => host.host.clone(),
-        Some(port) if host.host.contains(':') => format!("[{}]:{port}", host.host),
-        Some(port) => format!("{}:{port}", host.host),
-    }
 }

@@ -1,4 +1,4 @@
-//! `portolan history -o json`: a list of state changes, one element a port, oldest first.
+//! `portolan history -o json` and `portolan changes -o json`: a list of state changes, one element a port, oldest first.
 
 use super::Row;
 use jiff::Timestamp;
@@ -55,12 +55,12 @@ pub struct ChangeDocument<'a> {
     late: bool,
 }
 
-impl Past {
-    /// Oldest first: the server streams month by month and address by address, and what came late stands at its end.
-    pub fn sort(&mut self) {
-        self.changes.sort_by_key(|change| change.at);
-    }
+/// Oldest first: the server streams month by month and address by address, and what came late stands at its end.
+pub fn sort(changes: &mut [Change]) {
+    changes.sort_by_key(|change| change.at);
+}
 
+impl Past {
     /// Takes in one record.
     ///
     /// # Errors
@@ -73,19 +73,27 @@ impl Past {
                 at: time_from_wire(wire.at_ms)?,
                 satellite: wire.satellite,
             }),
-            Some(Record::Change(wire)) => self.changes.push(Change {
-                at: time_from_wire(wire.at_ms)?,
-                address: address_from_wire(&wire.address)?,
-                protocol: wire.protocol().try_into()?,
-                ports: wire.ports.as_ref().map_or_else(|| Ok(PortSet::default()), PortSet::try_from)?,
-                from: wire.from().try_into()?,
-                to: wire.to().try_into()?,
-                reason: wire.reason().try_into()?,
-                late: wire.late,
-                satellite: wire.satellite,
-            }),
+            Some(Record::Change(wire)) => self.changes.push(wire.try_into()?),
         }
         Ok(())
+    }
+}
+
+impl TryFrom<v1::PortChange> for Change {
+    type Error = WireError;
+
+    fn try_from(wire: v1::PortChange) -> Result<Self, WireError> {
+        Ok(Self {
+            at: time_from_wire(wire.at_ms)?,
+            address: address_from_wire(&wire.address)?,
+            protocol: wire.protocol().try_into()?,
+            ports: wire.ports.as_ref().map_or_else(|| Ok(PortSet::default()), PortSet::try_from)?,
+            from: wire.from().try_into()?,
+            to: wire.to().try_into()?,
+            reason: wire.reason().try_into()?,
+            late: wire.late,
+            satellite: wire.satellite,
+        })
     }
 }
 

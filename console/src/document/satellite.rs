@@ -128,7 +128,7 @@ impl From<&v1::Gap> for GapDocument {
 }
 
 /// A status that this console does not know is no reason to fail a list.
-fn status_word(status: Status) -> &'static str {
+pub(super) fn status_word(status: Status) -> &'static str {
     match status {
         Status::Online => "online",
         Status::Offline => "offline",

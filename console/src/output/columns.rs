@@ -83,7 +83,13 @@ impl Columns {
     }
 }
 
-/// What stands in columns is ASCII but for an ellipsis, so that a character is a column wide.
+/// A line a fact; those without a value are left out.
+pub fn facts<'a>(facts: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    let facts = facts.into_iter().filter(|(_, value)| !value.is_empty());
+    facts.map(|(name, value)| format!("{name:<13} {value}\n")).collect()
+}
+
+/// What stands in columns is ASCII but for an ellipsis, bars and arrows, so that a character is a column wide.
 fn width(text: &str) -> usize {
     text.chars().count()
 }

@@ -131,6 +131,25 @@ pub fn host_name(target: &str) -> Option<Cow<'_, str>> {
     is_name.then(|| printable(target))
 }
 
+/// How many characters of these ids tell them apart, 8 at least. They are ASCII and begin with their time, so that the
+/// ids of one minute begin alike.
+pub fn id_length<'a>(ids: impl Iterator<Item = &'a str>) -> usize {
+    let mut ids: Vec<&str> = ids.collect();
+    ids.sort_unstable();
+    let common = |a: &str, b: &str| a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
+    let needed = ids.windows(2).map(|pair| common(pair[0], pair[1]) + 1).max().unwrap_or(0);
+    // A part that is all but a hyphen long is shown whole.
+    match needed.max(8) {
+        9 | 14 | 19 | 24 => needed + 1,
+        length => length,
+    }
+}
+
+/// The beginning of an id.
+pub fn short_id(id: &str, length: usize) -> String {
+    printable(id).chars().take(length).collect()
+}
+
 /// `a`, `a and b`, `a, b and c`.
 pub fn and(words: &[String]) -> String {
     match words {
@@ -220,6 +239,15 @@ mod tests {
         );
         assert_eq!(listing("Not shown: ", &items, Some(3)).len(), 3);
         assert_eq!(listing("Not shown: ", &[], Some(3)), ["Not shown: "]);
+    }
+
+    #[test]
+    fn ids_are_as_long_as_it_takes() {
+        let length = |ids: &[&str]| id_length(ids.iter().copied());
+        let (a, b) = ("01a1f82d-c1f4-72f9-8fcd-2e760e5281d2", "01a1f82d-c1f4-74b9-b8b4-a98be55d5ccb");
+        assert_eq!((length(&[]), length(&[a]), length(&[b, a])), (8, 8, 16));
+        assert_eq!(length(&[a, "01a1f82d-d1f4-72f9-8fcd-2e760e5281d2"]), 10);
+        assert_eq!((short_id(a, 8).as_str(), short_id("\u{1b}", 8).as_str()), ("01a1f82d", "\\u{1b}"));
     }
 
     #[test]

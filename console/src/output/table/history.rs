@@ -1,11 +1,12 @@
-//! A host's past for people.
+//! A host's past for people, and that of all hosts.
 
-use crate::document::history::Past;
+use crate::document::history::{Change, Past};
 use crate::output::View;
 use crate::output::columns::{Cell, Columns};
 use crate::output::paint::styles;
 use crate::output::text::{ports, printable};
 use crate::output::time;
+use jiff::Timestamp;
 use std::collections::BTreeSet;
 
 /// The page. `what` names the host or port that was asked for, `since` whether only its late past was.
@@ -35,13 +36,32 @@ pub fn render(past: &Past, what: &str, since: bool, view: &View) -> String {
         return page;
     }
     page.push('\n');
+    page.push_str(&rows(&past.changes, several, view));
+    page
+}
+
+/// What changed on any host, as seen from a segment or from everywhere.
+pub fn changes(changes: &[Change], segment: Option<&str>, since: Timestamp, view: &View) -> String {
+    if changes.is_empty() {
+        let from =
+            segment.map(|name| format!(" as seen from segment {}", printable(name))).unwrap_or_default();
+        return format!(
+            "No changes{from} since {}.\n",
+            time::local_and_relative(since, view.now, &view.zone)
+        );
+    }
+    rows(changes, true, view)
+}
+
+/// A line each.
+fn rows(changes: &[Change], addresses: bool, view: &View) -> String {
     let mut columns =
         Columns::new(["AT", "", "ADDRESS", "PORT", "FROM", "TO", "REASON", "SEEN FROM", "NOTE"]);
-    for change in &past.changes {
+    for change in changes {
         columns.row([
             Cell::plain(time::local(change.at, &view.zone)),
             Cell::quiet(time::relative(change.at, view.now)),
-            Cell::plain(if several { change.address.to_string() } else { String::new() }),
+            Cell::plain(if addresses { change.address.to_string() } else { String::new() }),
             Cell::plain(ports(&change.ports, change.protocol)),
             Cell::new(change.from.as_str(), styles::of_state(change.from)),
             Cell::new(change.to.as_str(), styles::of_state(change.to)),
@@ -50,14 +70,13 @@ pub fn render(past: &Past, what: &str, since: bool, view: &View) -> String {
             Cell::new(if change.late { "reported late" } else { "" }, styles::CAUTION),
         ]);
     }
-    page.push_str(&columns.render(view.paint));
-    page
+    columns.render(view.paint)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::document::history::{Change, FirstSeen};
+    use crate::document::history::FirstSeen;
     use crate::scan_result::fixture::{noon, ports as set};
     use jiff::ToSpan as _;
     use portolan_common::observation::{PortState, Protocol, Reason};
@@ -98,6 +117,18 @@ AT                              PORT     FROM      TO        REASON       SEEN F
 2026-04-30 10:00:00  1d 2h ago  443/tcp  open      filtered  no-response  office-1   reported late
 2026-05-01 10:00:00  2h ago     443/tcp  filtered  open      syn-ack      office-1
 "
+        );
+    }
+
+    #[test]
+    fn changes_of_all_hosts_name_the_host() {
+        let view = View::fixed();
+        let page = changes(&past().changes, None, noon(), &view);
+        assert!(page.starts_with("AT                              ADDRESS     PORT     FROM "), "{page}");
+        assert!(page.contains("1d 2h ago  10.99.2.10  443/tcp  open "), "{page}");
+        assert_eq!(
+            changes(&[], Some("pci"), noon() - 2.hours(), &view),
+            "No changes as seen from segment pci since 2026-05-01 10:00:00 (2h ago).\n"
         );
     }
 

@@ -2,7 +2,7 @@
 
 use crate::document::satellite::{GapDocument, JoinDocument, SatelliteDocument};
 use crate::output::View;
-use crate::output::columns::{Cell, Columns};
+use crate::output::columns::{self, Cell, Columns};
 use crate::output::paint::styles;
 use crate::output::text::{bytes, count, grouped, length, printable};
 use crate::output::time;
@@ -103,8 +103,7 @@ pub fn show(satellite: &SatelliteDocument<'_>, view: &View) -> String {
         ("Capabilities", or_none(&satellite.capabilities.join(", "))),
         ("Id", printable(satellite.id).into_owned()),
     ];
-    let facts = facts.into_iter().filter(|(_, value)| !value.is_empty());
-    let mut page: String = facts.map(|(name, value)| format!("{name:<13} {value}\n")).collect();
+    let mut page = columns::facts(facts);
     if satellite.gaps.as_ref().is_some_and(|gaps| !gaps.is_empty()) {
         page.push_str("\nGaps\n");
     }

@@ -1,0 +1,209 @@
+//! `portolan change close`: looks again from where the change was expected, so that what is shown as after is fresh.
+
+use crate::cli::Global;
+use crate::commands::converse;
+use crate::document::change::ChangeDocument;
+use crate::errors::{ConsoleError, Exit};
+use crate::output::structured::write_one;
+use crate::output::text::printable;
+use crate::output::{Format, View, print, table, warn};
+use crate::session::{self, Client, ask};
+use portolan_proto::v1::{self, satellite::Status as Standing, scan_event::Event};
+use std::io::Write as _;
+use tonic::Status;
+
+/// Does what was typed.
+pub fn run(name: &str, global: &Global) -> Result<Exit, ConsoleError> {
+    let format = global.format(Format::ONE, "change close")?;
+    let (change, gaps) = converse(async |_| {
+        let mut client = session::open(&global.context).await?;
+        close(&mut client, name).await
+    })?;
+    let document = ChangeDocument::try_from(&change)?;
+    print(|out| match format {
+        Format::Table => out.write_all(table::change::closed(&document, &View::of_stdout()).as_bytes()),
+        format => write_one(out, format, &document),
+    })?;
+    gaps.iter().for_each(|text| warn(text));
+    Ok(if gaps.is_empty() { Exit::Done } else { Exit::Partial })
+}
+
+/// Looks and closes; the second of the pair says where nobody could look.
+async fn close(client: &mut Client, name: &str) -> Result<(v1::ExpectedChange, Vec<String>), ConsoleError> {
+    let failed = || ConsoleError::call(format!("close change `{name}`"));
+    let request = v1::ListExpectedChangesRequest { closed: false };
+    let open = client.list_expected_changes(ask(request)).await.map_err(failed())?.into_inner().changes;
+    let Some(change) = open.into_iter().find(|change| change.name == name) else {
+        return Err(failed()(Status::not_found("no change of this name is open")));
+    };
+    let request = v1::ListSatellitesRequest::default();
+    let satellites = client.list_satellites(ask(request)).await.map_err(failed())?.into_inner().satellites;
+    let mut gaps = Vec::new();
+    for expectation in &change.expectations {
+        let from = online(&expectation.from, &satellites);
+        if from.is_empty() {
+            gaps.push(format!(
+                "no satellite of {} is online: what was last seen from there may be old",
+                printable(&expectation.from)
+            ));
+            continue;
+        }
+        let request = scan_of(expectation, from);
+        match look(client, request).await {
+            Ok(found) => gaps.extend(found),
+            // The change is closed all the same: it is the operator's word that it is over.
+            Err(status) => gaps.push(ConsoleError::call("look again")(status).to_string()),
+        }
+    }
+    let request = v1::CloseChangeRequest { name: name.to_owned() };
+    let closed = client.close_change(ask(request)).await.map_err(failed())?.into_inner();
+    Ok((closed, gaps))
+}
+
+/// The satellites that are meant and can look now.
+fn online(from: &str, satellites: &[v1::Satellite]) -> Vec<String> {
+    let is_meant = |satellite: &&v1::Satellite| {
+        satellite.status() == Standing::Online
+            && (from == "*" || satellite.segment == from || satellite.name == from)
+    };
+    satellites.iter().filter(is_meant).map(|satellite| satellite.name.clone()).collect()
+}
+
+fn scan_of(expectation: &v1::ChangeExpectation, satellites: Vec<String>) -> v1::ScanRequest {
+    let letter = if expectation.protocol() == v1::Protocol::Udp { "U" } else { "T" };
+    v1::ScanRequest {
+        satellites,
+        targets: vec![expectation.target.clone()],
+        ports: format!("{letter}:{}", expectation.ports),
+        method: "auto".to_owned(),
+        ..Default::default()
+    }
+}
+
+/// Scans without a word of progress; gives what it could not look at.
+async fn look(client: &mut Client, request: v1::ScanRequest) -> Result<Vec<String>, Status> {
+    let mut events = client.scan(request).await?.into_inner();
+    let mut gaps = Vec::new();
+    let mut finished = false;
+    while let Some(event) = events.message().await? {
+        match event.event {
+            Some(Event::Finished(_)) => finished = true,
+            Some(Event::End(end)) => gaps.extend(gap(&end)),
+            _ => {}
+        }
+    }
+    if !finished {
+        gaps.push("the server ended a scan before it was done".to_owned());
+    }
+    Ok(gaps)
+}
+
+fn gap(end: &v1::SatelliteEnd) -> Option<String> {
+    let name = printable(&end.satellite);
+    if let [first, ..] = end.refusals.as_slice() {
+        return Some(format!(
+            "{name} refused {}: its scope says `{}`",
+            printable(&first.target),
+            printable(&first.rule)
+        ));
+    }
+    (!end.complete).then(|| format!("{name} could not look: {}", printable(&end.error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::change::tests::change;
+    use crate::fake::{Fake, answer, connect, feed};
+    use crate::scan_result::fixture::{end, event, finished};
+    use std::sync::{Arc, Mutex};
+
+    fn satellites() -> v1::ListSatellitesResponse {
+        let satellite = |name: &str, segment: &str, status: Standing| v1::Satellite {
+            name: name.into(),
+            segment: segment.into(),
+            status: status.into(),
+            ..Default::default()
+        };
+        v1::ListSatellitesResponse {
+            satellites: vec![
+                satellite("office-1", "office", Standing::Online),
+                satellite("office-2", "office", Standing::Offline),
+                satellite("pci-1", "pci", Standing::Online),
+            ],
+        }
+    }
+
+    /// One open change that expects this of each of these; whether the office can look is said by `complete`.
+    fn server(froms: &[&str], complete: bool, calls: &Arc<Mutex<Vec<String>>>) -> Fake {
+        let one = change().expectations.remove(0);
+        let expectations =
+            froms.iter().map(|from| v1::ChangeExpectation { from: (*from).into(), ..one.clone() });
+        let open = v1::ExpectedChange { closed_at_ms: 0, expectations: expectations.collect(), ..change() };
+        let (scans, closes) = (calls.clone(), calls.clone());
+        Fake {
+            list_expected_changes: answer(move |request: v1::ListExpectedChangesRequest| {
+                assert!(!request.closed);
+                Ok(v1::ListExpectedChangesResponse { changes: vec![open.clone()] })
+            }),
+            list_satellites: answer(|_| Ok(satellites())),
+            scan: answer(move |request: v1::ScanRequest| {
+                let from = request.satellites.join("+");
+                scans.lock().unwrap().push(format!("{from} {} {}", request.targets[0], request.ports));
+                let error = if complete { String::new() } else { "it restarted".into() };
+                let end = v1::SatelliteEnd { complete, error, ..end("office-1", 1, 1, 2) };
+                Ok(feed(vec![Ok(event(Event::End(end))), Ok(finished())]))
+            }),
+            close_change: answer(move |request: v1::CloseChangeRequest| {
+                closes.lock().unwrap().push(format!("close {}", request.name));
+                Ok(change())
+            }),
+            ..Fake::default()
+        }
+    }
+
+    async fn outcome(
+        froms: &[&str],
+        complete: bool,
+        name: &str,
+    ) -> (Result<Vec<String>, ConsoleError>, Vec<String>) {
+        let calls = Arc::default();
+        let mut client = connect(&Arc::new(server(froms, complete, &calls))).await;
+        let gaps = close(&mut client, name).await.map(|(_, gaps)| gaps);
+        let calls = calls.lock().unwrap().clone();
+        (gaps, calls)
+    }
+
+    #[tokio::test]
+    async fn it_looks_from_where_something_was_expected_and_closes_then() {
+        let (gaps, calls) = outcome(&["office", "*"], true, "CHG31337").await;
+        assert_eq!(gaps.unwrap(), [""; 0]);
+        assert_eq!(
+            calls,
+            ["office-1 10.99.2.10 T:8443-8444", "office-1+pci-1 10.99.2.10 T:8443-8444", "close CHG31337",]
+        );
+    }
+
+    #[tokio::test]
+    async fn where_nobody_can_look_is_said_and_it_closes_all_the_same() {
+        let (gaps, calls) = outcome(&["office-2", "office"], false, "CHG31337").await;
+        assert_eq!(
+            gaps.unwrap(),
+            [
+                "no satellite of office-2 is online: what was last seen from there may be old",
+                "office-1 could not look: it restarted",
+            ]
+        );
+        assert_eq!(calls.last().unwrap(), "close CHG31337");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_open_is_not_closed() {
+        let (error, calls) = outcome(&["office"], true, "CHG1").await;
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "cannot close change `CHG1`: no change of this name is open"
+        );
+        assert!(calls.is_empty(), "{calls:?}");
+    }
+}
