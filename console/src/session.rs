@@ -4,7 +4,6 @@ use crate::errors::ConsoleError;
 use crate::output::{text::printable, time};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use portolan_proto::MAX_MESSAGE_BYTES;
 use portolan_proto::v1::console_client::ConsoleClient;
 use portolan_transport::context::{self, Context};
 use portolan_transport::dial::Dialer;
@@ -17,6 +16,9 @@ use tonic::transport::Channel;
 
 /// How long the server may take over a question with one answer.
 const ANSWER: Duration = Duration::from_secs(30);
+
+/// The longest answer, in bytes: lists of ten thousand alerts or checks with all that is said of each.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
 /// The server's API.
 pub type Client = ConsoleClient<Channel>;
@@ -54,7 +56,7 @@ pub async fn open(name: &str) -> Result<Client, ConsoleError> {
 
 /// The API over a channel.
 pub fn client(channel: Channel) -> Client {
-    ConsoleClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    ConsoleClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
 }
 
 /// A question with one answer, which must come within [`ANSWER`].

@@ -44,21 +44,14 @@ enum Verdict {
     Right(v1::PolicyReport),
 }
 
-/// Asks the server; its mistakes get the places that they have in the files.
-async fn judge(
-    files: &Files,
-    action: &str,
-    question: impl AsyncFnOnce(Vec<v1::PolicyFile>) -> Result<tonic::Response<v1::PolicyReport>, Status>,
-) -> Result<Verdict, ConsoleError> {
-    // What is wrong shows without a server.
-    if let Err(mistakes) = files.read(Timestamp::now()) {
-        return Ok(Verdict::Wrong(mistakes));
+impl Verdict {
+    /// The server's; its mistakes get the places that they have in the files.
+    fn new(files: &Files, report: v1::PolicyReport) -> Self {
+        match files.placed(&report) {
+            mistakes if mistakes.is_empty() => Self::Right(report),
+            mistakes => Self::Wrong(mistakes),
+        }
     }
-    let report = question(files.to_wire()).await.map_err(ConsoleError::call(action))?.into_inner();
-    Ok(match files.placed(&report) {
-        mistakes if mistakes.is_empty() => Verdict::Right(report),
-        mistakes => Verdict::Wrong(mistakes),
-    })
 }
 
 fn check(args: &PolicyCheckArgs, global: &Global) -> Result<Exit, ConsoleError> {
@@ -100,15 +93,18 @@ fn check(args: &PolicyCheckArgs, global: &Global) -> Result<Exit, ConsoleError> 
 }
 
 async fn judge_check(client: &mut Client, files: &Files) -> Result<Verdict, ConsoleError> {
-    judge(files, "check the policy", async |files| {
-        client.check_policy(ask(v1::CheckPolicyRequest { files })).await
-    })
-    .await
+    let request = v1::CheckPolicyRequest { files: files.to_wire() };
+    let report = client.check_policy(ask(request)).await.map_err(ConsoleError::call("check the policy"))?;
+    Ok(Verdict::new(files, report.into_inner()))
 }
 
 fn apply(args: &ApplyArgs, global: &Global) -> Result<Exit, ConsoleError> {
     let format = global.format(Format::ONE, "policy apply")?;
     let files = Files::load(&args.files.paths)?;
+    // What is wrong shows without a server.
+    if let Err(mistakes) = files.read(Timestamp::now()) {
+        return wrong(&mistakes, format);
+    }
     let verdict = converse(async |_| {
         let mut client = session::open(&global.context).await?;
         judge_apply(&mut client, &files, args).await
@@ -117,17 +113,15 @@ fn apply(args: &ApplyArgs, global: &Global) -> Result<Exit, ConsoleError> {
 }
 
 async fn judge_apply(client: &mut Client, files: &Files, args: &ApplyArgs) -> Result<Verdict, ConsoleError> {
-    judge(files, "apply the policy", async |files| {
-        let request = v1::ApplyPolicyRequest {
-            files,
-            rollback_to: 0,
-            message: args.how.message.clone().unwrap_or_default(),
-            dry_run: args.how.dry_run,
-            based_on: args.based_on,
-        };
-        client.apply_policy(ask(request)).await
-    })
-    .await
+    let request = v1::ApplyPolicyRequest {
+        files: files.to_wire(),
+        rollback_to: 0,
+        message: args.how.message.clone().unwrap_or_default(),
+        dry_run: args.how.dry_run,
+        based_on: args.based_on,
+    };
+    let report = client.apply_policy(ask(request)).await.map_err(ConsoleError::call("apply the policy"))?;
+    Ok(Verdict::new(files, report.into_inner()))
 }
 
 fn rollback(args: &RollbackArgs, global: &Global) -> Result<Exit, ConsoleError> {
@@ -176,6 +170,9 @@ fn exit_of(report: &v1::PolicyReport, dry_run: bool) -> Exit {
 fn diff(paths: &[PathBuf], global: &Global) -> Result<Exit, ConsoleError> {
     let format = global.format(Format::LIST, "policy diff")?;
     let files = Files::load(paths)?;
+    if let Err(mistakes) = files.read(Timestamp::now()) {
+        return wrong(&mistakes, Format::Table);
+    }
     let verdict = converse(async |_| {
         let mut client = session::open(&global.context).await?;
         judge_check(&mut client, &files).await
@@ -224,12 +221,12 @@ fn right(
         Format::Table => {
             match (report.version, tense, report.applied) {
                 (Some(version), Tense::Did, true) => {
-                    writeln!(out, "Version {version} is in force: {checks}.\n")?
+                    writeln!(out, "Version {version} is in force: {checks}.")?
                 }
                 (Some(version), Tense::Did, false) => {
-                    writeln!(out, "Version {version} is in force already: {checks}.\n")?;
+                    writeln!(out, "Version {version} is in force already: {checks}.")?;
                 }
-                _ => writeln!(out, "There are no mistakes: {checks}.\n")?,
+                _ => writeln!(out, "There are no mistakes: {checks}.")?,
             }
             out.write_all(table::policy::report(report, tense, &View::of_stdout()).as_bytes())
         }

@@ -37,6 +37,9 @@ fn show(event: &v1::AlertEvent, format: Format) -> Result<(), ConsoleError> {
     if event.kind == "missed" {
         warn("this console was too slow and some events are lost: `portolan alert list` has how it is now");
     }
+    if event.kind == "ready" && format == Format::Table {
+        note("what happens from now on follows as it happens");
+    }
     print(|out| match format {
         Format::Jsonl => json_line(out, &document),
         // What is only for programs needs no line.

@@ -68,15 +68,6 @@ async fn applying_is_done_when_it_is_done() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_found_before_the_server_is_asked() {
-    // It answers no call.
-    let verdict = apply_it(Fake::default(), "version = 1\n[segment.office]\ncidrs = 7\n", "").await.unwrap();
-    let Verdict::Wrong(mistakes) = &verdict else { panic!("{verdict:?}") };
-    assert!(mistakes[0].to_string().contains("policy.toml:3:9"), "{}", mistakes[0]);
-    assert_eq!(exit(&verdict, false), Exit::Error);
-}
-
-#[tokio::test]
 async fn what_only_the_server_finds_has_its_place_too() {
     let fake = Fake {
         apply_policy: answer(|_| {

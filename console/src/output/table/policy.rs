@@ -42,7 +42,7 @@ pub fn mistakes(files: &[Mistakes], paint: Paint) -> String {
 pub fn report(report: &ReportDocument<'_>, tense: Tense, view: &View) -> String {
     let mut page = String::new();
     if let Some(differences) = &report.differences {
-        page.push_str(&self::differences(differences, tense, view));
+        page.push_str(&format!("\n{}", self::differences(differences, tense, view)));
     }
     page.push_str(&warnings(report.warnings.as_deref().unwrap_or_default(), view));
     page.push_str(&scope_changes(report.scope_changes.as_deref().unwrap_or_default(), view));

@@ -12,7 +12,7 @@ fn page(wire: &v1::PolicyReport, tense: Tense) -> String {
 fn everything_that_is_to_be_said_of_a_policy() {
     assert_eq!(
         page(&wire_report(), Tense::Would),
-        "\
+        "
 3 differences
   would start   check  shop-front  every 30s from segment:office
   would stop    check  old-shop
@@ -43,8 +43,8 @@ It would send
 #[test]
 fn nothing_to_say_is_short() {
     let wire = v1::PolicyReport::default();
-    assert_eq!(page(&wire, Tense::Would), "Nothing would change.\n\nIt would send\n  nothing\n");
-    assert_eq!(page(&wire, Tense::Did), "Nothing changed.\n\nIt sends\n  nothing\n");
+    assert_eq!(page(&wire, Tense::Would), "\nNothing would change.\n\nIt would send\n  nothing\n");
+    assert_eq!(page(&wire, Tense::Did), "\nNothing changed.\n\nIt sends\n  nothing\n");
 }
 
 #[test]
