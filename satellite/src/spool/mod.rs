@@ -144,17 +144,32 @@ impl Spool {
         self.ask(|reply| Op::Begin(scan, reply)).await;
     }
 
-    /// Keeps a record; returns once it is on the disk.
-    pub async fn push(&self, scan: ScanId, body: v1::record::Body) {
-        let mut push = Push::new(scan, body);
-        let kib = u32::try_from(push.record.encoded_len() / 1024 + 1).unwrap_or(QUEUE_KIB).min(QUEUE_KIB);
-        let Ok(room) = self.room.clone().acquire_many_owned(kib).await else { return pending().await };
-        push.room = Some(room);
+    /// Keeps a record, of a scan or of standing checks (`None`); returns once it is on the disk.
+    pub async fn push(&self, scan: impl Into<Option<ScanId>>, body: v1::record::Body) {
+        let mut push = self.admitted(scan.into(), body).await;
         self.ask(|reply| {
             push.reply = Some(reply);
             Op::Push(Box::new(push))
         })
         .await;
+    }
+
+    /// Keeps a record of standing checks; returns once it is in the queue for the disk, where it keeps its place. It
+    /// waits while the queue is full, so what is not on the disk yet stays bounded.
+    pub async fn enqueue(&self, body: v1::record::Body) {
+        let push = self.admitted(None, body).await;
+        if self.queue.send(Op::Push(Box::new(push))).is_err() {
+            pending().await
+        }
+    }
+
+    /// A record that has its share of the queue.
+    async fn admitted(&self, scan: Option<ScanId>, body: v1::record::Body) -> Push {
+        let mut push = Push::new(scan, body);
+        let kib = u32::try_from(push.record.encoded_len() / 1024 + 1).unwrap_or(QUEUE_KIB).min(QUEUE_KIB);
+        let Ok(room) = self.room.clone().acquire_many_owned(kib).await else { return pending().await };
+        push.room = Some(room);
+        push
     }
 
     /// After the spool was closed nothing is confirmed any more.

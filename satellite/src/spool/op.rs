@@ -26,7 +26,8 @@ pub enum Op {
 /// A record to be kept.
 #[derive(Debug)]
 pub struct Push {
-    pub scan: ScanId,
+    /// `None`: what standing checks saw or say.
+    pub scan: Option<ScanId>,
     pub record: v1::Record,
     pub hosts: u32,
     pub ends: bool,
@@ -50,7 +51,7 @@ impl Op {
 
 impl Push {
     /// Nobody waits for it yet.
-    pub fn new(scan: ScanId, body: v1::record::Body) -> Self {
+    pub fn new(scan: Option<ScanId>, body: v1::record::Body) -> Self {
         let (hosts, ends) = match &body {
             v1::record::Body::Observations(hosts) => {
                 (portolan_proto::batch::encoded_hosts(hosts).count(), false)
@@ -61,7 +62,7 @@ impl Push {
         Self {
             scan,
             record: v1::Record {
-                scan_id: scan.as_bytes().to_vec(),
+                scan_id: scan.map(|scan| scan.as_bytes().to_vec()).unwrap_or_default(),
                 body: Some(body),
                 ..v1::Record::default()
             },

@@ -55,7 +55,7 @@ impl Writer {
                     finished_at_ms,
                     ..v1::ScanEnd::default()
                 };
-                Op::Push(Box::new(Push::new(*scan, v1::record::Body::End(end))))
+                Op::Push(Box::new(Push::new(Some(*scan), v1::record::Body::End(end))))
             })
             .collect();
         if !self.known {

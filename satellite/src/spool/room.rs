@@ -1,11 +1,11 @@
 //! How the writer keeps the spool within its bounds: acked records go first, then what only confirms, then the oldest;
-//! ends of scans go last. Every drop is accounted for in the same commit.
+//! ends of scans and how checks fare go last. Every drop is accounted for in the same commit.
 
 use super::file::{Fault, Limit, Tables};
 use super::record::{Gap, Spooled};
 use super::retention::{Step, Totals, cost, too_old};
 use super::shared::Known;
-use super::thinning::{MAX_ADDRESSES, Seen};
+use super::thinning::{MAX_REMEMBERED, Seen};
 use super::writer::Writer;
 use portolan_proto::v1::{dropped::Reason, record::Body};
 use std::sync::PoisonError;
@@ -164,7 +164,7 @@ impl Writer {
         };
         let mut walk = self.walk.take().unwrap_or_else(|| {
             tracing::warn!("the spool is full: what only confirms earlier results is dropped first");
-            Walk { next: acked + 1, seen: Seen::new(MAX_ADDRESSES), finished: false }
+            Walk { next: acked + 1, seen: Seen::new(MAX_REMEMBERED), finished: false }
         });
         let batch = self.file.read(|view| view.walk(walk.next..=last, BATCH))?;
         walk.finished = batch.len() < BATCH.records
@@ -232,7 +232,8 @@ impl Writer {
 
     /// Drops the oldest unsent records whole until `bytes` are free, or for their age while they are too old; one
     /// batch at most. The ends of scans stay: somebody waits for them, and they are few. Only where nothing else is
-    /// left do they go, and never for their age. `false` when nothing came of it.
+    /// left do they go, and never for their age. So does what checks say of themselves, but for age. `false` when
+    /// nothing came of it.
     fn drop_oldest(&mut self, reason: Reason, bytes: u64) -> Result<bool, Fault> {
         let unsent = self.unsent.clone();
         let _unsent = unsent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -265,9 +266,14 @@ impl Writer {
             if (reason == Reason::Age && !old) || (reason == Reason::Full && cut.gone.bytes >= bytes) {
                 break;
             }
-            let end =
-                spooled.as_ref().is_some_and(|spooled| matches!(spooled.record.body, Some(Body::End(_))));
-            if end && !ends_too {
+            // How a check fares is told once and not again: what is small and has no other copy stays, too, but not
+            // for ever, since a check may fare differently every minute.
+            let stays = match spooled.as_ref().and_then(|spooled| spooled.record.body.as_ref()) {
+                Some(Body::End(_)) => true,
+                Some(Body::CheckStatus(_)) => reason == Reason::Full,
+                _ => false,
+            };
+            if stays && !ends_too {
                 cut.leave(*key);
             } else {
                 cut.take(*key, value.len(), reason, spooled.as_ref());

@@ -274,10 +274,11 @@ impl Writer {
                 Op::Push(push) => {
                     state.last += 1;
                     added.add(push.cost());
-                    let before = scans.get(&push.scan).or_else(|| known.scans.get(&push.scan));
+                    let Some(scan) = push.scan else { continue };
+                    let before = scans.get(&scan).or_else(|| known.scans.get(&scan));
                     let open = before.is_some_and(|before| before.open) && !push.ends;
                     let begun_at_ms = before.map_or(wall_ms, |before| before.begun_at_ms);
-                    scans.insert(push.scan, ScanEntry { begun_at_ms, last: state.last, open });
+                    scans.insert(scan, ScanEntry { begun_at_ms, last: state.last, open });
                 }
                 Op::Begin(scan, _) => {
                     let before = scans.get(scan).or_else(|| known.scans.get(scan));

@@ -150,6 +150,39 @@ fn every_host_is_accounted_for(steps: &[(u8, u64)]) {
     });
 }
 
+/// What checks saw belongs to no scan; what they say of themselves outlasts what can be seen again.
+#[tokio::test]
+async fn checks_are_no_scans_and_their_words_outlast_what_they_saw() {
+    let disk = Disk::default();
+    let spool = tiny(&disk);
+    spool.opened().await;
+    let status = |check: &str| {
+        Body::CheckStatus(v1::CheckStatus { check: check.into(), ..v1::CheckStatus::default() })
+    };
+    spool.push(None, status("web")).await;
+    for port in 0..100 {
+        spool.enqueue(hosts(0..500, port)).await;
+    }
+    spool.push(None, status("mail")).await;
+    assert!(spool.scans().is_empty() && spool.known().scans.is_empty());
+    assert!(spool.dropped().hosts > 0, "it was to be too much");
+    let records = drain(&spool, 0).await;
+    assert!(records.iter().all(|record| record.scan_id.is_empty()));
+    let told: Vec<&str> = records
+        .iter()
+        .filter_map(|record| match &record.body {
+            Some(Body::CheckStatus(status)) => Some(status.check.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told, ["web", "mail"]);
+    assert_eq!(
+        records.iter().map(hosts_of).sum::<u64>(),
+        100 * 500,
+        "dropped or kept, all are accounted for"
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 10, ..ProptestConfig::default() })]
 
