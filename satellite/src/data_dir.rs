@@ -88,6 +88,11 @@ impl DataDir {
 
     /// The last assignment.
     pub fn assignment_file(&self) -> PathBuf {
+        self.0.join("assignment.bin")
+    }
+
+    /// The last assignment as earlier versions kept it.
+    pub fn old_assignment_file(&self) -> PathBuf {
         self.0.join("assignment.json")
     }
 

@@ -194,7 +194,9 @@ pub async fn enroll(
     files::write_private(&data.enrollment_file(), text.as_bytes())?;
     files::write_private(&data.root_file(), chain_to_pem(&[root]).as_bytes())?;
     // What an earlier satellite here was assigned is not this one's.
-    let _ = std::fs::remove_file(data.assignment_file());
+    for file in [data.assignment_file(), data.old_assignment_file()] {
+        let _ = std::fs::remove_file(file);
+    }
     // The identity comes last: with it the directory counts as enrolled.
     identity.store(&data.identity_file())?;
     // It stays harmless where it cannot be removed: the identity holds the same key.

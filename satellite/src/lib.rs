@@ -2,6 +2,7 @@
 //! streams what it sees; nothing ever connects to it.
 
 pub mod assignment;
+pub mod checks;
 pub mod cli;
 pub mod config;
 pub mod data_dir;

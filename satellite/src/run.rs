@@ -1,6 +1,6 @@
 //! The running satellite: scope, engine, spool, uplink; one task list, ended in order, each stage within its time.
 
-use crate::assignment::Assignment;
+use crate::assignment::{self, Standing};
 use crate::config::{self, ConfigError};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::engine::{EngineContext, SharedLimits};
@@ -67,7 +67,9 @@ pub async fn run(data: DataDir, config_file: PathBuf, shutdown: CancellationToke
     let (progress_sender, progress) = mpsc::channel(PROGRESS);
     let scans = Arc::new(Scans::new(context, spool.clone(), progress_sender));
     let uplink = Uplink {
-        assignment: Assignment::load(&data),
+        standing: Standing::from(&assignment::load(&data)),
+        orders: Arc::default(),
+        guard: guard.clone(),
         data,
         servers: enrollment.servers,
         proxy: enrollment.proxy.as_deref().map(parse_proxy).transpose()?,

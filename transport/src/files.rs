@@ -69,14 +69,23 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
 /// # Errors
 /// [`FileError`] with the path; also when the file is larger or no UTF-8.
 pub fn read_text(path: &Path, limit: u64) -> Result<String, FileError> {
+    let no_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8");
+    String::from_utf8(read(path, limit)?).map_err(no_text).map_err(FileError::on("read", path))
+}
+
+/// Reads a file of at most `limit` bytes.
+///
+/// # Errors
+/// [`FileError`] with the path; also when the file is larger.
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     use std::io::Read as _;
     let read = || {
-        let mut text = String::new();
-        File::open(path)?.take(limit + 1).read_to_string(&mut text)?;
-        if text.len() as u64 > limit {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {limit} bytes")));
         }
-        Ok(text)
+        Ok(bytes)
     };
     read().map_err(FileError::on("read", path))
 }

@@ -1,12 +1,15 @@
 //! One connection after the other: hello, records up, jobs down, until it breaks; then again after a jittered pause.
 
 use super::backoff::{Backoff, spread};
-use crate::assignment::Assignment;
+use crate::assignment::{self, Standing};
+use crate::checks::Orders;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::engine;
 use crate::scans::Scans;
 use crate::spool::{Offer, Spool};
+use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
+use portolan_common::scope::Guard;
 use portolan_proto::MAX_DOWNLINK_BYTES;
 use portolan_proto::v1::uplink_client::UplinkClient;
 use portolan_proto::v1::{self, uplink_down::Message as Down, uplink_up::Message as Up};
@@ -43,8 +46,12 @@ pub struct Uplink {
     pub scans: Arc<Scans>,
     /// Progress that may be lost.
     pub progress: mpsc::Receiver<v1::ScanProgress>,
-    /// The desired state.
-    pub assignment: Assignment,
+    /// What it is to be; what it is to do is with the checks.
+    pub standing: Standing,
+    /// Where its standing checks are told what to do.
+    pub orders: Arc<Orders>,
+    /// What the scope file allows.
+    pub guard: Arc<ArcSwap<Guard>>,
     /// This start of the process, as the server tells it from others.
     pub process: Uuid,
     /// Within what time the server wants to see this satellite again after a connection that stood.
@@ -167,8 +174,9 @@ impl Uplink {
 
         let (up, outbound) = mpsc::channel(OUTBOUND);
         let offer = self.spool.hello();
+        let guard = self.guard.load_full();
         // The channel is new and has room.
-        let _ = up.try_send(message(Up::Hello(self.hello(&offer))));
+        let _ = up.try_send(message(Up::Hello(self.hello(&offer, &guard))));
         let mut client = UplinkClient::new(channel).max_decoding_message_size(MAX_DOWNLINK_BYTES);
         let welcome = async {
             let mut down = client.connect(ReceiverStream::new(outbound)).await?.into_inner();
@@ -189,10 +197,10 @@ impl Uplink {
         }
         tracing::info!(server_version = %welcome.version, "connected");
         let clock_offset_ms = welcome.clock_at_ms.saturating_sub(Timestamp::now().as_millisecond());
-        self.serve(&up, &mut down, Renewal::new(&facts, clock_offset_ms), &offer).await
+        self.serve(&up, &mut down, Renewal::new(&facts, clock_offset_ms), &offer, guard).await
     }
 
-    fn hello(&self, offer: &Offer) -> v1::Hello {
+    fn hello(&self, offer: &Offer, guard: &Guard) -> v1::Hello {
         let mut running = self.scans.running();
         running.extend(self.spool.scans());
         running.sort();
@@ -202,13 +210,13 @@ impl Uplink {
             epoch: offer.epoch.as_bytes().to_vec(),
             capabilities: engine::capabilities(),
             running_scans: running.iter().map(|id| id.as_bytes().to_vec()).collect(),
-            assignment_revision: self.assignment.revision,
+            assignment_revision: self.standing.revision,
             spool_depth: offer.depth,
             clock_at_ms: Timestamp::now().as_millisecond(),
             process: self.process.as_bytes().to_vec(),
             acked_sequence: offer.acked,
             last_sequence: offer.last,
-            scope: None,
+            scope: Some(scope_report(guard)),
         }
     }
 
@@ -218,9 +226,10 @@ impl Uplink {
         down: &mut Streaming<v1::UplinkDown>,
         mut renewal: Renewal,
         offer: &Offer,
+        mut told: Arc<Guard>,
     ) -> Result<End, End> {
         let gone = |_| End::Broken("it was closed".into());
-        let mut heartbeat = tokio::time::interval(self.assignment.heartbeat());
+        let mut heartbeat = tokio::time::interval(self.standing.heartbeat());
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -244,16 +253,19 @@ impl Uplink {
                 // Progress that the link has no room for is lost.
                 Some(progress) = self.progress.recv() => drop(up.try_send(message(Up::Progress(progress)))),
                 _ = heartbeat.tick() => {
+                    let guard = self.guard.load_full();
                     let beat = v1::Heartbeat {
                         clock_at_ms: Timestamp::now().as_millisecond(),
-                        assignment_revision: self.assignment.revision,
+                        assignment_revision: self.standing.revision,
                         spool_depth: self.spool.depth(),
                         spool_bytes: self.spool.bytes(),
                         spool_error: self.spool.error().unwrap_or_default(),
-                        scope: None,
+                        scope: (!Arc::ptr_eq(&guard, &told)).then(|| scope_report(&guard)),
                     };
                     // Where there is no room, records are on their way and say as much.
-                    let _ = up.try_send(message(Up::Heartbeat(beat)));
+                    if up.try_send(message(Up::Heartbeat(beat))).is_ok() {
+                        told = guard;
+                    }
                     if let Some(request) = renewal.request(Timestamp::now()) {
                         let _ = up.try_send(message(Up::Renewal(request)));
                     }
@@ -274,13 +286,22 @@ impl Uplink {
             Down::CancelScan(cancel) => self.scans.cancel(&cancel.scan_id),
             Down::PauseScan(pause) => self.scans.pause(&pause.scan_id, pause.paused),
             Down::Assignment(assignment) => {
-                let assignment = Assignment::from(assignment);
-                tracing::info!(revision = assignment.revision, segment = %assignment.segment, "new assignment");
-                match assignment.store(&self.data) {
-                    Ok(()) => self.assignment = assignment,
+                tracing::info!(
+                    revision = assignment.revision,
+                    segment = %assignment.segment,
+                    checks = assignment.checks.len(),
+                    "new assignment"
+                );
+                // Only what holds after a restart, too, is taken up.
+                match assignment::store(&assignment, &self.data) {
+                    Ok(()) => {
+                        self.standing = Standing::from(&assignment);
+                        self.orders.assign(assignment);
+                    }
                     Err(error) => tracing::error!(%error, "the assignment is not taken up"),
                 }
             }
+            Down::RunChecks(run) => self.orders.run(run.names),
             Down::Renewal(answer) => match renewal.accept(answer, &self.data) {
                 Ok(expires) => tracing::info!(%expires, "the certificate was renewed"),
                 Err(error) => tracing::error!(%error, "the certificate was not renewed; trying again"),
@@ -292,10 +313,20 @@ impl Uplink {
                     _ => End::Goodbye,
                 });
             }
-            Down::RunChecks(_) | Down::Welcome(_) => {}
+            Down::Welcome(_) => {}
         }
         None
     }
+}
+
+/// CIDRs of one kind that a report names at most.
+const MAX_REPORTED: usize = 1000;
+
+/// What an operator is told of the scope.
+fn scope_report(guard: &Guard) -> v1::ScopeReport {
+    let scope = guard.scope();
+    let cidrs = |nets: &[ipnet::IpNet]| nets.iter().take(MAX_REPORTED).map(ToString::to_string).collect();
+    v1::ScopeReport { allow: cidrs(&scope.allow), deny: cidrs(&scope.deny), ports: scope.ports.to_string() }
 }
 
 fn message(message: Up) -> v1::UplinkUp {
