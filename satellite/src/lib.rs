@@ -13,5 +13,6 @@ pub mod resolve;
 pub mod run;
 pub mod scans;
 pub mod scope_watch;
+mod shown;
 pub mod spool;
 pub mod uplink;

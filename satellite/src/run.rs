@@ -1,9 +1,11 @@
 //! The running satellite: scope, engine, spool, uplink; one task list, ended in order, each stage within its time.
 
 use crate::assignment::{self, Standing};
+use crate::checks::outside::Engine;
+use crate::checks::{self, Orders};
 use crate::config::{self, ConfigError};
 use crate::data_dir::{DataDir, DataDirError};
-use crate::engine::{EngineContext, SharedLimits};
+use crate::engine::{EngineContext, SharedLimits, Standing as Prober};
 use crate::enroll::{EnrollError, parse_proxy};
 use crate::scans::Scans;
 use crate::scope_watch;
@@ -22,7 +24,8 @@ use uuid::Uuid;
 /// Progress messages between the scans and the uplink; more are lost.
 const PROGRESS: usize = 16;
 
-/// The stages of the end and how long each may take, in their order: scans stop, their last results still go up; the
+/// The stages of the end and how long each may take, in their order: scans and checks stop, their last results still go
+/// up; the
 /// uplink ends; what is spooled is on the disk; what runs by itself stops.
 const SCANS: Duration = Duration::from_secs(2);
 const UPLINK: Duration = Duration::from_secs(2);
@@ -44,6 +47,9 @@ pub enum RunError {
     /// The spool's thread cannot be started.
     #[error("cannot start the spool's thread: {0}")]
     Spool(#[source] std::io::Error),
+    /// The prober of checks cannot be started.
+    #[error("cannot start the prober of checks: {0}")]
+    Prober(#[source] std::io::Error),
     /// A task failed, and everything else ended for it. Of a satellite that was revoked it is the uplink.
     #[error(transparent)]
     Task(#[from] TaskFailed),
@@ -64,11 +70,19 @@ pub async fn run(data: DataDir, config_file: PathBuf, shutdown: CancellationToke
     let guard = Arc::new(ArcSwap::from_pointee(Guard::new(config.scope)));
     let context = EngineContext { guard: guard.clone(), limits: Arc::new(SharedLimits::new()) };
     let spool = Arc::new(Spool::open(&data.spool_dir(), config.spool).map_err(RunError::Spool)?);
+    // Until its looks are given up, it serves.
+    let prober = Prober::start(context.clone(), CancellationToken::new()).map_err(RunError::Prober)?;
+    let engine = Engine { context: context.clone(), standing: prober };
+    let assignment = assignment::load(&data);
+    let standing = Standing::from(&assignment);
+    let orders = Arc::new(Orders::default());
+    // Without waiting for the server.
+    orders.assign(assignment);
     let (progress_sender, progress) = mpsc::channel(PROGRESS);
     let scans = Arc::new(Scans::new(context, spool.clone(), progress_sender));
     let uplink = Uplink {
-        standing: Standing::from(&assignment::load(&data)),
-        orders: Arc::default(),
+        standing,
+        orders: orders.clone(),
         guard: guard.clone(),
         data,
         servers: enrollment.servers,
@@ -91,6 +105,11 @@ pub async fn run(data: DataDir, config_file: PathBuf, shutdown: CancellationToke
         scans.stop().await;
         // The uplink still stands; what it does not get rid of goes after the next start.
         last_results.settled().await;
+        Ok(())
+    });
+    let check_spool = spool.clone();
+    tasks.spawn(stopping_scans, "checks", |stop| async move {
+        checks::run(orders, engine, check_spool, stop).await;
         Ok(())
     });
     tasks.spawn(ending_uplink, "uplink", |stop| async move { Ok(uplink.run(stop).await?) });

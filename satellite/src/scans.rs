@@ -18,10 +18,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Hosts that a batch gathers at most, …
-const BATCH_HOSTS: usize = 1024;
+pub const BATCH_HOSTS: usize = 1024;
 /// … bytes (over a slow link a batch must pass well within the time that the server waits for a sign of life,
 /// and with its header it fits the 32 KiB that the spool's file gives it), …
-const BATCH_BYTES: usize = 31 * 1024;
+pub const BATCH_BYTES: usize = 31 * 1024;
 /// … and how long it waits for more.
 const BATCH_WAIT: Duration = Duration::from_millis(50);
 /// Events between the engine and the batches.
@@ -250,7 +250,7 @@ impl Scans {
 }
 
 /// The wire allows 255 bytes for what the operator typed; a longer list of octets is cut, not refused.
-fn wire(host: &HostObservation) -> v1::HostObservation {
+pub fn wire(host: &HostObservation) -> v1::HostObservation {
     let mut wire = v1::HostObservation::from(host);
     if wire.target.len() > 255 {
         wire.target = host.address.to_string();

@@ -1,14 +1,91 @@
-//! The standing checks.
+//! The standing checks: what this satellite was assigned to look at, again and again, with or without a server.
+//!
+//! `spec` reads what the assignment says; `schedule`, `blackout` and `reobserve` decide when what is looked at, and
+//! know no socket and no clock; `runner` does it, by what `outside` offers; `report` brings what was seen into the
+//! spool, and `status` how a check fares.
 
+pub mod blackout;
+pub mod names;
+pub mod outside;
 pub mod reobserve;
+pub mod report;
+pub mod runner;
 pub mod schedule;
+pub mod spec;
+pub mod status;
 
-/// Stub.
+use crate::spool::Spool;
+use outside::Outside;
+use portolan_common::names::MAX_NAME;
+use portolan_proto::v1;
+use runner::Runner;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+/// Reports on their way to the spool.
+const REPORTS: usize = 1024;
+/// Checks that may wait to be run beside their schedule.
+const MAX_ORDERED: usize = 1 << 16;
+
+/// Where the checks are told what to do. What came last counts; nobody waits.
 #[derive(Debug, Default)]
-pub struct Orders;
+pub struct Orders {
+    waiting: Mutex<Waiting>,
+    bell: Notify,
+}
+
+/// What was ordered since it was last asked for.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    /// The whole desired state.
+    pub assignment: Option<v1::Assignment>,
+    /// Checks to run now.
+    pub run: BTreeSet<String>,
+}
+
 impl Orders {
-    /// x
-    pub fn assign(&self, _a: portolan_proto::v1::Assignment) {}
-    /// x
-    pub fn run(&self, _n: Vec<String>) {}
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new assignment.
+    pub fn assign(&self, assignment: v1::Assignment) {
+        self.waiting().assignment = Some(assignment);
+        self.bell.notify_one();
+    }
+
+    /// Checks to be run now, beside their schedule; names that no check has are passed over.
+    pub fn run(&self, names: Vec<String>) {
+        let mut waiting = self.waiting();
+        for name in names.into_iter().filter(|name| name.len() <= MAX_NAME) {
+            if waiting.run.len() >= MAX_ORDERED {
+                tracing::warn!(
+                    "more than {MAX_ORDERED} checks are to run now: the others wait for their turn"
+                );
+                break;
+            }
+            waiting.run.insert(name);
+        }
+        self.bell.notify_one();
+    }
+
+    /// Waits until there is something. Whoever stops waiting loses nothing.
+    pub async fn next(&self) -> Waiting {
+        loop {
+            let waiting = std::mem::take(&mut *self.waiting());
+            if waiting.assignment.is_some() || !waiting.run.is_empty() {
+                return waiting;
+            }
+            self.bell.notified().await;
+        }
+    }
+}
+
+/// Runs the checks that are ordered, until `stop`; then what was seen is in the spool's queue.
+pub async fn run(orders: Arc<Orders>, outside: impl Outside, spool: Arc<Spool>, stop: CancellationToken) {
+    let (sender, receiver) = mpsc::channel(REPORTS);
+    let runner = Runner::new(outside, sender);
+    tokio::join!(runner.run(&orders, &stop), report::carry(receiver, &spool));
 }

@@ -3,6 +3,7 @@
 
 use crate::engine::{Outcome, Refusal, SweepSummary};
 use crate::resolve::Unresolved;
+use crate::shown::shown;
 use portolan_common::addresses::AddressSet;
 use portolan_common::ports::PortSpec;
 use portolan_proto::v1;
@@ -132,14 +133,6 @@ fn bounded_unresolved(unresolved: Vec<Unresolved>) -> (Vec<v1::Unresolved>, u64)
         }
     }
     (kept, dropped)
-}
-
-/// The beginning of a text, where it is longer than so many bytes.
-fn shown(text: &str, most: usize) -> String {
-    if text.len() <= most {
-        return text.to_owned();
-    }
-    format!("{}…", &text[..text.floor_char_boundary(most.saturating_sub('…'.len_utf8()))])
 }
 
 #[cfg(test)]
