@@ -161,6 +161,13 @@ impl Check {
         aim
     }
 
+    /// A round goes on that takes a while: of a check that ran never before, what came up so far is told.
+    pub fn note_beginning(&mut self) {
+        if let Some(round) = self.round.as_ref().filter(|_| self.outcome == Outcome::default()) {
+            self.outcome = round.findings.clone().outcome();
+        }
+    }
+
     /// Takes note of how a round ended and of the interval that it really has.
     pub fn note(&mut self, findings: Findings, takes: Option<u32>) {
         let outcome = findings.outcome();

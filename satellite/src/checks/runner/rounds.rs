@@ -74,7 +74,7 @@ impl<O: Outside> Runner<O> {
                 self.sweeps.add(Job { check: id, addresses, ports, method, doubts: Vec::new() });
             }
             if round.sweeps > 0 || round.end > MAX_LOOKS_EACH as u128 {
-                // It may take a while until there is more to tell.
+                check.note_beginning();
                 self.tell(id);
             }
         }

@@ -136,7 +136,7 @@ impl World {
                 let ports = PortSet::single(port);
                 match runs.iter_mut().find(|run| (run.protocol, run.state) == (protocol, state)) {
                     // Long lists are not put together one by one.
-                    Some(run) if port > 1000 => drop(run),
+                    Some(_) if port > 1000 => {}
                     Some(run) => run.ports = run.ports.union(&ports),
                     None => runs.push(StateRun { protocol, state, reason: Reason::SynAck, ports }),
                 }
