@@ -6,7 +6,7 @@ use super::context::Context;
 use super::kept::Kept;
 use super::silences::Silence;
 use jiff::Timestamp;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// See the module. Made anew when its time is over; what an alert costs does not grow with the number of silences, as
 /// long as each has a matcher that asks for one value.
@@ -73,20 +73,25 @@ impl Outlook {
         self.until.is_none_or(|until| now < until)
     }
 
-    /// Whether another holds back the same.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.silences == other.silences
-            && self.maintenance == other.maintenance
-            && self.changes.iter().map(key).eq(other.changes.iter().map(key))
+    /// Whether an alert may be held back by other reasons than another outlook has for it.
+    pub(super) fn difference<'a>(&'a self, other: &'a Self) -> Difference<'a> {
+        let beside = self.maintenance != other.maintenance
+            || !self.changes.iter().map(key).eq(other.changes.iter().map(key));
+        if beside {
+            return Difference::Everything;
+        }
+        let ids = |outlook: &Self| outlook.silences.iter().map(|silence| silence.id).collect::<BTreeSet<_>>();
+        let (ours, theirs) = (ids(self), ids(other));
+        let new = self.silences.iter().filter(|silence| !theirs.contains(&silence.id));
+        let gone = other.silences.iter().filter(|silence| !ours.contains(&silence.id));
+        Difference::Silences(new.chain(gone).collect())
     }
 
     /// The silences that match.
     fn silences_of<'a>(&'a self, alert: &'a Alert) -> impl Iterator<Item = &'a Silence> {
         let indexed = alert.labels.iter().filter_map(|(name, value)| self.by_value.get(name)?.get(value));
         let places = indexed.flatten().chain(&self.others);
-        places
-            .filter_map(|place| self.silences.get(*place))
-            .filter(|silence| silence.matchers.iter().all(|matcher| matcher.matches(&alert.labels)))
+        places.filter_map(|place| self.silences.get(*place)).filter(|silence| silence.matches(alert))
     }
 
     /// What of it holds the alert back.
@@ -98,6 +103,24 @@ impl Outlook {
         reasons.extend(windows.map(|(name, _)| format!("maintenance {name}")));
         let changes = self.changes.iter().filter(|change| change.covers(alert, context));
         reasons.extend(changes.map(|change| format!("change {}", change.name)));
+    }
+}
+
+/// How two outlooks differ.
+pub(super) enum Difference<'a> {
+    /// In these silences alone.
+    Silences(Vec<&'a Silence>),
+    /// In what cannot be told for one alert alone.
+    Everything,
+}
+
+impl Difference<'_> {
+    /// Whether it may make a difference for an alert.
+    pub(super) fn concerns(&self, alert: &Alert) -> bool {
+        match self {
+            Self::Silences(silences) => silences.iter().any(|silence| silence.matches(alert)),
+            Self::Everything => true,
+        }
     }
 }
 

@@ -357,9 +357,10 @@ impl Alerts {
     fn refresh_outlook(&mut self, now: Timestamp) {
         self.changes.end(now);
         let outlook = Outlook::new(&self.silences, &self.changes, &self.context, now);
-        if !outlook.is_same(&self.outlook) {
-            self.unsettled.extend(self.index.unresolved().map(|(_, id)| id));
-        }
+        let difference = outlook.difference(&self.outlook);
+        let unresolved = self.index.unresolved().map(|(_, id)| id);
+        let concerned = |id: &Uuid| self.alerts.get(id).is_some_and(|alert| difference.concerns(alert));
+        self.unsettled.extend(unresolved.filter(concerned));
         self.outlook = outlook;
     }
 

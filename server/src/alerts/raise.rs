@@ -86,31 +86,30 @@ impl Alerts {
             return;
         };
         self.see(id, transition);
-        let Some(alert) = self.alerts.change(&id) else { return };
         let faults = faults(transition);
-        let says = (
-            !faults.is_empty() && faults != alert.faults,
-            transition.flapping != alert.flapping,
-            alert.unknown,
-        );
-        (alert.flapping, alert.unknown) = (transition.flapping, false);
-        alert.since = alert.since.min(transition.since);
-        if !faults.is_empty() {
-            alert.faults = faults;
+        let Some(alert) = self.alerts.get(&id) else { return };
+        let others_say_so = !faults.is_empty() && faults != alert.faults;
+        if !others_say_so && transition.flapping == alert.flapping && !alert.unknown {
+            return;
         }
-        if says != (false, false, false) {
-            alert.note(told);
-            alert.changed_at = now;
-            self.happened.push(ChangeKind::Changed, id);
-            // Other vantage points may not be covered by what is announced.
+        let Some(alert) = self.alerts.change(&id) else { return };
+        if others_say_so {
+            alert.faults = faults;
+            // What is announced may not cover them.
             self.unsettled.insert(id);
         }
+        (alert.flapping, alert.unknown) = (transition.flapping, false);
+        alert.since = alert.since.min(transition.since);
+        alert.changed_at = now;
+        alert.note(told);
+        self.happened.push(ChangeKind::Changed, id);
     }
 
     /// Takes in the newest evidence.
     fn see(&mut self, id: Uuid, transition: &Transition) {
-        if let Some(alert) = self.alerts.change(&id)
-            && !transition.sights.is_empty()
+        let new = |alert: &Alert| !transition.sights.is_empty() && transition.sights != alert.sights;
+        if self.alerts.get(&id).is_some_and(new)
+            && let Some(alert) = self.alerts.change(&id)
         {
             alert.sights.clone_from(&transition.sights);
         }

@@ -1,5 +1,6 @@
 //! Silences: what somebody does not want to hear of for a while.
 
+use super::alert::Alert;
 use super::error::{AlertsError, shown};
 use super::kept::{Document, Kept};
 use crate::store::Kind;
@@ -74,6 +75,11 @@ impl Silence {
     /// Whether it holds back now.
     pub fn is_active(&self, now: Timestamp) -> bool {
         self.starts <= now && now < self.ends
+    }
+
+    /// Whether it is about an alert.
+    pub fn matches(&self, alert: &Alert) -> bool {
+        self.matchers.iter().all(|matcher| matcher.matches(&alert.labels))
     }
 
     /// As operators see it.

@@ -1,0 +1,89 @@
+//! Alerts about satellites and about checks without evidence.
+
+use super::*;
+
+fn counts(unknown: u64) -> [CheckCounts<'static>; 1] {
+    [CheckCounts { check: "shop", unknown }]
+}
+
+#[test]
+fn a_satellite_is_one_alert() {
+    let mut alerts = alerts();
+    alerts.satellite(OFFICE, Some(at(-30)), at(0));
+    alerts.satellite(OFFICE, Some(at(-30)), at(1));
+    assert_eq!(told(&mut alerts), ["firing SatelliteOffline"]);
+    let alert = only(&alerts);
+    assert_eq!(alert.summary, "satellite office-1 is offline, and 1 check has no evidence from there");
+    assert_eq!(alert.command, "portolan satellite show office-1");
+    assert_eq!((alert.severity.as_str(), alert.labels["segment"].as_str()), ("critical", "office"));
+    assert_eq!(alert.labels["satellite"], "office-1");
+    assert_eq!(alert.since_at_ms, at(-30).as_millisecond());
+    let mut disk = Disk::default();
+    let mut again = restarted(&mut alerts, &mut disk, at(2));
+    again.satellite(OFFICE, Some(at(-30)), at(32));
+    assert!(told(&mut again).is_empty());
+    again.satellite(OFFICE, None, at(40));
+    assert_eq!(told(&mut again), ["resolved SatelliteOffline"]);
+}
+
+#[test]
+fn only_satellites_with_checks_are_missed() {
+    let mut alerts = with_checks(Vec::new());
+    alerts.satellite(OFFICE, Some(at(0)), at(30));
+    assert!(alerts.current(&[]).is_empty());
+    alerts.set_context(Arc::new(context(vec![check("shop")])), at(40));
+    assert_eq!(only(&alerts).labels["alertname"], "SatelliteOffline");
+    alerts.set_context(Arc::new(context(vec![CompiledCheck { paused: true, ..check("shop") }])), at(50));
+    assert_eq!(told(&mut alerts), ["firing SatelliteOffline", "resolved SatelliteOffline"]);
+}
+
+#[test]
+fn an_unknown_check_is_told_after_three_intervals() {
+    let mut alerts = alerts();
+    alerts.satellite(OFFICE, None, at(0));
+    alerts.tick(counts(3), at(0));
+    alerts.tick(counts(3), at(90));
+    assert!(alerts.current(&[]).is_empty());
+    alerts.tick(counts(4), at(91));
+    assert_eq!(
+        only(&alerts).summary,
+        "of 4 ports of check shop nothing is known, although a satellite of it is online"
+    );
+    assert_eq!(only(&alerts).command, "portolan check show shop");
+    alerts.tick(counts(0), at(92));
+    assert_eq!(told(&mut alerts), ["firing CheckUnknown", "resolved CheckUnknown"]);
+    // It begins anew.
+    alerts.tick(counts(3), at(93));
+    alerts.tick(counts(3), at(180));
+    assert!(alerts.current(&[]).is_empty());
+}
+
+#[test]
+fn a_check_whose_satellites_are_all_away_is_no_alert_of_its_own() {
+    let mut alerts = alerts();
+    for second in [0, 1000] {
+        alerts.tick(counts(3), at(second));
+    }
+    assert!(alerts.current(&[]).is_empty(), "nobody said yet who is online");
+    alerts.satellite(OFFICE, Some(at(900)), at(1000));
+    alerts.satellite(DMZ, Some(at(900)), at(1000));
+    alerts.tick(counts(3), at(2000));
+    let names: Vec<_> = alerts.current(&[]).iter().map(|alert| alert.labels["alertname"].clone()).collect();
+    assert_eq!(names, ["SatelliteOffline", "SatelliteOffline"]);
+}
+
+#[test]
+fn an_offline_satellite_holds_back_its_checks() {
+    let mut alerts = alerts();
+    alerts.satellite(OFFICE, Some(at(0)), at(0));
+    alerts.satellite(DMZ, None, at(0));
+    for second in [0, 100] {
+        alerts.tick(counts(3), at(second));
+    }
+    let unknown = &alerts.current(&["alertname=CheckUnknown".parse().unwrap()])[0];
+    assert_eq!(unknown.held_back_by, ["satellite office-1"]);
+    assert_eq!(firing(&alerts), 1);
+    told(&mut alerts);
+    alerts.satellite(OFFICE, None, at(200));
+    assert_eq!(told(&mut alerts), ["resolved SatelliteOffline", "released CheckUnknown"]);
+}
