@@ -89,3 +89,72 @@ pub async fn run(orders: Arc<Orders>, outside: impl Outside, spool: Arc<Spool>, 
     let runner = Runner::new(outside, sender);
     tokio::join!(runner.run(&orders, &stop), report::carry(receiver, &spool));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::outside::Engine;
+    use crate::engine::{EngineContext, SharedLimits, Standing};
+    use crate::spool::disk::Disk;
+    use crate::spool::{Clock, SpoolSettings};
+    use arc_swap::ArcSwap;
+    use portolan_common::observation::{HostObservation, PortState, Protocol};
+    use portolan_common::scope::{Guard, Scope};
+    use std::time::{Duration, Instant};
+
+    /// With the real prober, resolver and spool.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_port_that_closes_is_in_the_spool_a_second_later() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let scope = Scope::allowing(&["127.0.0.0/8".parse().unwrap()]);
+        let context = EngineContext {
+            guard: Arc::new(ArcSwap::from_pointee(Guard::new(scope))),
+            limits: Arc::new(SharedLimits::new()),
+        };
+        let standing = Standing::start(context.clone(), CancellationToken::new()).unwrap();
+        let clock = Clock::system();
+        let spool = Spool::open_on(Arc::new(Disk::default()), SpoolSettings::default(), clock).unwrap();
+        let spool = Arc::new(spool);
+        let (orders, stop) = (Arc::new(Orders::default()), CancellationToken::new());
+        orders.assign(v1::Assignment {
+            revision: 1,
+            checks: vec![v1::CheckAssignment {
+                name: "shop".into(),
+                targets: vec!["localhost".into(), "127.0.0.2".into()],
+                open: port.to_string(),
+                every_ms: 1000,
+                confirm: 1,
+                recover: 1,
+                ..v1::CheckAssignment::default()
+            }],
+            ..v1::Assignment::default()
+        });
+        let running = tokio::spawn(run(orders, Engine { context, standing }, spool.clone(), stop.clone()));
+        spool.opened().await;
+        spool.hello();
+        assert!(spool.welcome(0, Some(u32::MAX)).await);
+        // The state of localhost's port, when it is told next, and the names of what is told beside.
+        let next = async || loop {
+            let record = tokio::time::timeout(Duration::from_secs(60), spool.next()).await.unwrap();
+            spool.ack(record.sequence);
+            let Some(v1::record::Body::Observations(hosts)) = record.body else { continue };
+            for host in portolan_proto::batch::hosts(&hosts) {
+                let host = HostObservation::try_from(&host.unwrap()).unwrap();
+                if host.target == "localhost" {
+                    return host.state_of(Protocol::Tcp, port).unwrap().0;
+                }
+            }
+        };
+        assert_eq!(next().await, PortState::Open);
+        drop(listener);
+        let closed = Instant::now();
+        while next().await != PortState::Closed {
+            assert!(closed.elapsed() < Duration::from_secs(30), "it is not seen");
+        }
+        // One interval and a little; the machine may be busy.
+        assert!(closed.elapsed() < Duration::from_secs(5), "{:?}", closed.elapsed());
+        stop.cancel();
+        tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap();
+    }
+}

@@ -223,7 +223,11 @@ impl<O: Outside> Runner<O> {
                 None => Spec::read(&wire, now.wall),
             };
             let id = match spec {
-                Ok(spec) => Some(self.add(&assignment.satellite_name, &wire.name, spec, now)),
+                Ok(spec) => {
+                    let id = self.add(&assignment.satellite_name, &wire.name, spec, now);
+                    self.announce(id);
+                    Some(id)
+                }
                 Err(why) => {
                     tracing::error!(check = %wire.name, "the check does not run: {why}");
                     let status = status::failed(&wire.name, self.revision, now.wall.as_millisecond(), &why);

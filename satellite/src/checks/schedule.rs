@@ -13,7 +13,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::hash::Hasher as _;
 use std::time::{Duration, Instant};
 
-/// New checks, and those that a blackout held back, begin within this, or within their interval if that is shorter.
+/// New checks, and those that a blackout held back, begin within this, or within their interval where that is shorter.
 pub const SPREAD: Duration = Duration::from_secs(5);
 /// How often the wall clock is looked at for checks that run at times of day.
 const WALL_PERIOD: Duration = Duration::from_secs(1);
@@ -91,7 +91,8 @@ impl Timetable {
         }
     }
 
-    /// A check that is new or changed: it runs at once, spread a little, and then as scheduled.
+    /// A check that is new or changed. One with an interval runs at once, spread a little, and then as scheduled; one
+    /// with times of day at those alone, since somebody chose them.
     pub fn add(&mut self, id: CheckId, schedule: &Schedule, seed: u64, now: Now) {
         let (repeats, extra) = match schedule {
             Schedule::Every(every) => {
@@ -110,7 +111,7 @@ impl Timetable {
                 if let Some(next) = cron.next_after(now.wall.max(self.reached)) {
                     self.times.push(Reverse((next, id)));
                 }
-                (Repeats::Cron(Box::new(cron.clone())), Some(now.at + spread(seed, SPREAD)))
+                (Repeats::Cron(Box::new(cron.clone())), None)
             }
         };
         self.turns.extend(extra.map(|extra| Reverse((extra, id))));

@@ -3,6 +3,7 @@
 use super::check::{Check, Round};
 use super::under_way::{Done, Job, MAX_LOOKS, MAX_LOOKS_EACH, Ticket, What};
 use super::{Outside, Runner};
+use crate::checks::names::Answers;
 use crate::checks::report::Report;
 use crate::checks::schedule::{CheckId, Now};
 use crate::engine::{
@@ -12,6 +13,7 @@ use jiff::Zoned;
 use portolan_common::addresses::{AddressRange, AddressSet};
 use portolan_common::observation::HostObservation;
 use portolan_common::ports::{PortSet, PortSpec};
+use portolan_common::schedule::Schedule;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -25,6 +27,15 @@ const EVENTS: usize = 64;
 const UDP_BUDGET: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3600));
 
 impl<O: Outside> Runner<O> {
+    /// Says what a check that does not run at once comes to, where that is known without asking anybody.
+    pub(super) fn announce(&mut self, id: CheckId) {
+        let Some(check) = self.checks.get_mut(&id) else { return };
+        if matches!(check.spec.schedule, Schedule::Cron(_)) && check.names().is_empty() {
+            check.take_aim(Answers::default(), &self.guard.0, self.guard.1);
+            self.tell(id);
+        }
+    }
+
     /// A check's turn has come.
     pub(super) fn begin(&mut self, id: CheckId, now: Now) {
         if self.dark {

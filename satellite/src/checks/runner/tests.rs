@@ -61,6 +61,19 @@ async fn what_stays_assigned_is_left_alone() {
     assert_eq!(run.world.looks(), before);
 }
 
+/// Who chose a time of day did so for a reason; what it comes to is told all the same.
+#[tokio::test(start_paused = true)]
+async fn times_of_day_are_waited_for() {
+    let mut run = Run::start("2026-11-22T12:00:00Z");
+    let nightly = v1::CheckAssignment { cron: "0 2 * * *".into(), ..check("nightly", 0) };
+    run.assign(1, vec![nightly], vec![]);
+    run.pass(60.0).await;
+    let told = run.reports().1;
+    assert_eq!((run.world.looks(), told.len(), told[0].addresses.join(",").as_str()), (0, 1, "10.0.0.1"));
+    run.pass(14.0 * 3600.0 - 60.0 + 1.0).await;
+    assert_eq!(run.world.looks(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn names_are_looked_up_where_the_probes_leave() {
     let mut run = Run::start("2026-11-22T12:00:00Z");
