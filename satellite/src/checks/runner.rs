@@ -16,6 +16,7 @@ use super::spec::{Spec, read_windows};
 use super::{Orders, status};
 use check::Check;
 use portolan_common::observation::HostObservation;
+use portolan_common::schedule::Schedule;
 use portolan_common::scope::Guard;
 use portolan_proto::v1;
 use prost::Message as _;
@@ -43,7 +44,7 @@ pub struct Runner<O> {
     /// What there was no room for. While it holds anything, nothing is taken that would add to it.
     outbox: VecDeque<Report>,
     revision: u64,
-    checks: HashMap<CheckId, Check>,
+    checks: HashMap<CheckId, Box<Check>>,
     by_name: HashMap<String, Known>,
     ids: u64,
     timetable: Timetable,
@@ -223,10 +224,9 @@ impl<O: Outside> Runner<O> {
                 None => Spec::read(&wire, now.wall),
             };
             let id = match spec {
-                Ok(spec) => {
-                    let id = self.add(&assignment.satellite_name, &wire.name, spec, now);
-                    self.announce(id);
-                    Some(id)
+                Ok((spec, schedule)) => {
+                    let seed = seed(&assignment.satellite_name, &wire.name);
+                    Some(self.add(&wire.name, spec, &schedule, seed, now))
                 }
                 Err(why) => {
                     tracing::error!(check = %wire.name, "the check does not run: {why}");
@@ -240,16 +240,20 @@ impl<O: Outside> Runner<O> {
         for known in before.into_values() {
             self.remove(known.id);
         }
-        let used: HashSet<&str> = self.checks.values().flat_map(Check::names).map(String::as_str).collect();
+        let used: HashSet<&str> =
+            self.checks.values().flat_map(|check| check.names()).map(String::as_str).collect();
         self.names.retain(&used);
         tracing::info!(revision = self.revision, checks = self.checks.len(), "checks");
     }
 
-    fn add(&mut self, satellite: &str, name: &str, spec: Spec, now: Now) -> CheckId {
+    fn add(&mut self, name: &str, spec: Spec, schedule: &Schedule, seed: u64, now: Now) -> CheckId {
         self.ids += 1;
         let id = CheckId(self.ids);
-        self.timetable.add(id, &spec.schedule, seed(satellite, name), now);
-        self.checks.insert(id, Check::new(name, spec));
+        self.timetable.add(id, schedule, seed, now);
+        self.checks.insert(id, Box::new(Check::new(name, spec)));
+        if matches!(schedule, Schedule::Cron(_)) {
+            self.announce(id);
+        }
         id
     }
 

@@ -9,6 +9,7 @@ use portolan_common::schedule::{Cron, MAX_EVERY, MIN_EVERY, Schedule, Window};
 use portolan_common::targets::{self, ResolvedTargets, Targets};
 use portolan_proto::v1;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Addresses that one check may come to.
@@ -27,8 +28,6 @@ pub struct Spec {
     pub targets: Where,
     /// On which ports, and what is expected of them.
     pub ports: ExpectedPorts,
-    /// When.
-    pub schedule: Schedule,
     /// How long it is from one time to the next.
     pub every: Duration,
     /// Observations in a row that make a fault: 1 to 100.
@@ -43,7 +42,7 @@ pub struct Spec {
 #[derive(Debug)]
 pub enum Where {
     /// The same whenever it runs.
-    Fixed(Box<ResolvedTargets>),
+    Fixed(Arc<ResolvedTargets>),
     /// Some are names, which are looked up each time.
     Named {
         /// With the names.
@@ -63,17 +62,17 @@ pub struct Ways {
 }
 
 impl Spec {
-    /// Reads it; `now` says how far apart the times of a cron expression are.
+    /// Reads it, and when it runs; `now` says how far apart the times of a cron expression are.
     ///
     /// # Errors
     /// What is wrong with it, in words for the operator.
-    pub fn read(wire: &v1::CheckAssignment, now: Timestamp) -> Result<Self, String> {
+    pub fn read(wire: &v1::CheckAssignment, now: Timestamp) -> Result<(Self, Schedule), String> {
         check_name("check", &wire.name).map_err(|error| error.to_string())?;
         let targets = targets::parse_all(&wire.targets, &wire.exclude)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
         let names: Vec<String> = targets.names().into_iter().collect();
         let targets = if names.is_empty() {
-            Where::Fixed(Box::new(targets.resolve(&BTreeMap::new())))
+            Where::Fixed(Arc::new(targets.resolve(&BTreeMap::new())))
         } else {
             Where::Named { targets: Box::new(targets), names }
         };
@@ -92,15 +91,15 @@ impl Spec {
         }
         let schedule = schedule(wire)?;
         let method = if wire.method.is_empty() { "auto" } else { &wire.method };
-        Ok(Self {
+        let spec = Self {
             targets,
             ports,
             every: schedule.interval(now),
-            schedule,
             confirm: in_a_row("confirm", wire.confirm)?,
             recover: in_a_row("recover", wire.recover)?,
             method: method.parse().map_err(|error| format!("{error}"))?,
-        })
+        };
+        Ok((spec, schedule))
     }
 
     /// How these of its ports are looked at.
@@ -190,7 +189,7 @@ mod tests {
 
     #[test]
     fn each_protocol_goes_its_own_way() {
-        let spec = Spec::read(&wire(), Timestamp::UNIX_EPOCH).unwrap();
+        let (spec, _) = Spec::read(&wire(), Timestamp::UNIX_EPOCH).unwrap();
         assert!(matches!(&spec.targets, Where::Fixed(targets) if targets.addresses.len() == 4));
         let udp = ("U:53".parse().unwrap(), Method::Udp);
         let few = spec.ways(&spec.ports.open);
@@ -199,10 +198,10 @@ mod tests {
         assert!(many.look.is_empty(), "too many to look at one by one");
         assert_eq!(many.sweeps, [("443,1000-1999".parse().unwrap(), Method::Auto), udp]);
         let syn = v1::CheckAssignment { method: "syn".into(), ..wire() };
-        let syn = Spec::read(&syn, Timestamp::UNIX_EPOCH).unwrap();
+        let (syn, _) = Spec::read(&syn, Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!(syn.ways(&"443".parse().unwrap()).sweeps, [("443".parse().unwrap(), Method::Syn)]);
         let named = v1::CheckAssignment { exclude: vec!["printer.example".into()], ..wire() };
-        let named = Spec::read(&named, Timestamp::UNIX_EPOCH).unwrap();
+        let (named, _) = Spec::read(&named, Timestamp::UNIX_EPOCH).unwrap();
         assert!(matches!(named.targets, Where::Named { names, .. } if names == ["printer.example"]));
     }
 

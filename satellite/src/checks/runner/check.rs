@@ -32,10 +32,10 @@ pub struct Check {
 
 /// What the targets of a check come to.
 pub struct Aim {
-    pub targets: ResolvedTargets,
+    pub targets: Arc<ResolvedTargets>,
     pub unresolved: Vec<Unresolved>,
     /// What the scope permits; `None`: all of it.
-    permitted: Option<AddressSet>,
+    permitted: Option<Box<AddressSet>>,
     /// What it refuses, whatever the port.
     refused: Vec<Refusal>,
     /// Which scope that was.
@@ -69,7 +69,7 @@ impl Round {
 }
 
 impl Aim {
-    fn new(targets: ResolvedTargets, unresolved: Vec<Unresolved>, guard: &Guard, scope: u64) -> Self {
+    fn new(targets: Arc<ResolvedTargets>, unresolved: Vec<Unresolved>, guard: &Guard, scope: u64) -> Self {
         let (permitted, refused) = guard.allowed(&targets.addresses);
         let refused: Vec<Refusal> = refused
             .into_iter()
@@ -82,13 +82,13 @@ impl Aim {
                 })
             })
             .collect();
-        let permitted = (!refused.is_empty()).then_some(permitted);
+        let permitted = (!refused.is_empty()).then(|| Box::new(permitted));
         Self { targets, unresolved, permitted, refused, scope }
     }
 
     /// The addresses to look at.
     pub fn permitted(&self) -> &AddressSet {
-        self.permitted.as_ref().unwrap_or(&self.targets.addresses)
+        self.permitted.as_deref().unwrap_or(&self.targets.addresses)
     }
 
     /// What the scope refuses, whatever the port.
@@ -147,8 +147,8 @@ impl Check {
         let known = self.aim.as_ref().filter(|aim| aim.scope == scope);
         let targets = match (&self.spec.targets, known) {
             (Where::Fixed(_), Some(known)) => return known.clone(),
-            (Where::Fixed(targets), None) => (**targets).clone(),
-            (Where::Named { targets, .. }, _) => (**targets).clone().resolve(&lookup),
+            (Where::Fixed(targets), None) => targets.clone(),
+            (Where::Named { targets, .. }, _) => Arc::new((**targets).clone().resolve(&lookup)),
         };
         if let Some(known) = known.filter(|known| known.targets == targets && known.unresolved == unresolved)
         {

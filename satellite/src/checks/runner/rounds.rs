@@ -1,6 +1,6 @@
 //! How a check runs once: its names are looked up, its addresses looked at or swept, and what came of it is told.
 
-use super::check::{Check, Round};
+use super::check::Round;
 use super::under_way::{Done, Job, MAX_LOOKS, MAX_LOOKS_EACH, Ticket, What};
 use super::{Outside, Runner};
 use crate::checks::names::Answers;
@@ -13,7 +13,6 @@ use jiff::Zoned;
 use portolan_common::addresses::{AddressRange, AddressSet};
 use portolan_common::observation::HostObservation;
 use portolan_common::ports::{PortSet, PortSpec};
-use portolan_common::schedule::Schedule;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -27,10 +26,10 @@ const EVENTS: usize = 64;
 const UDP_BUDGET: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3600));
 
 impl<O: Outside> Runner<O> {
-    /// Says what a check that does not run at once comes to, where that is known without asking anybody.
+    /// Says what a check comes to that does not run at once, where that is known without asking anybody.
     pub(super) fn announce(&mut self, id: CheckId) {
         let Some(check) = self.checks.get_mut(&id) else { return };
-        if matches!(check.spec.schedule, Schedule::Cron(_)) && check.names().is_empty() {
+        if check.names().is_empty() {
             check.take_aim(Answers::default(), &self.guard.0, self.guard.1);
             self.tell(id);
         }
@@ -142,7 +141,7 @@ impl<O: Outside> Runner<O> {
             return;
         };
         let (shortest, longest) = UDP_BUDGET;
-        let mut targets = aim.targets.clone();
+        let mut targets = (*aim.targets).clone();
         targets.addresses = job.addresses;
         let request = SweepRequest {
             targets,
@@ -287,7 +286,7 @@ impl<O: Outside> Runner<O> {
 
     fn tell(&mut self, id: CheckId) {
         let (revision, at_ms) = (self.revision, self.now().wall.as_millisecond());
-        let news = self.checks.get_mut(&id).and_then(|check: &mut Check| check.news(revision, at_ms));
+        let news = self.checks.get_mut(&id).and_then(|check| check.news(revision, at_ms));
         if let Some(news) = news {
             self.report(Report::Status(Box::new(news)));
         }
