@@ -286,11 +286,25 @@ impl Evaluator {
         check.targets.get(&key.address).map(|target| target.sights(&scene, key.port)).unwrap_or_default()
     }
 
+    /// How many ports have a machine: those that deviate or did so lately, and those that must be open and were.
+    pub fn machines(&self) -> usize {
+        self.machines
+    }
+
     /// When a satellite last looked at an address, as far as some check has it for a vantage point there.
     pub fn last_seen(&self, satellite: SatelliteId, tenant: &str, address: IpAddr) -> Option<Timestamp> {
         let address = address.to_canonical();
         let checks = self.index.find_known(tenant, address);
         let targets = checks.iter().filter_map(|place| self.checks.get(*place)?.targets.get(&address));
         targets.filter_map(|target| target.vantage(satellite)?.newest()).max()
+    }
+}
+
+#[cfg(test)]
+impl Evaluator {
+    /// How many runs of ports a check remembers.
+    pub(super) fn runs(&self, check: &str) -> usize {
+        let targets = self.check(check).into_iter().flat_map(|check| check.targets.values());
+        targets.flat_map(|target| &target.vantages).map(|vantage| vantage.evidence.runs().len()).sum()
     }
 }

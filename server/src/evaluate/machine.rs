@@ -55,7 +55,7 @@ impl Machine {
 
     /// What these say was told already.
     pub(super) fn was_told(&mut self, opinions: &[Opinion]) {
-        self.told = seen_by(opinions);
+        self.told = seen_by(opinions, &[]);
     }
 
     /// What it shows.
@@ -148,7 +148,7 @@ impl Machine {
 
     fn told(&mut self, before: (State, bool, bool), opinions: &[Opinion]) -> Steps {
         let (state, fault, flapping) = before;
-        let seen_by = if self.shows_fault() { seen_by(opinions) } else { Vec::new() };
+        let seen_by = if self.shows_fault() { seen_by(opinions, &self.told) } else { Vec::new() };
         let news = seen_by != self.told && !self.is_flapping();
         let steps = match self.state() {
             State::Pending if fault && !self.shows_fault() => {
@@ -179,8 +179,15 @@ impl Machine {
     }
 }
 
-/// The vantage points that see a fault confirmed, and what they see.
-fn seen_by(opinions: &[Opinion]) -> Vec<(SatelliteId, Option<PortState>)> {
+/// The vantage points that see a fault confirmed, and what they see. One that is halfway to its end is as it was told.
+fn seen_by(
+    opinions: &[Opinion],
+    told: &[(SatelliteId, Option<PortState>)],
+) -> Vec<(SatelliteId, Option<PortState>)> {
     let seeing = opinions.iter().filter(|opinion| opinion.vote.counts && opinion.vote.confirmed);
-    seeing.map(|opinion| (opinion.satellite, opinion.state)).collect()
+    let sees = |opinion: &Opinion| match opinion.vote.mismatch {
+        true => Some((opinion.satellite, opinion.state)),
+        false => told.iter().find(|(satellite, _)| *satellite == opinion.satellite).copied(),
+    };
+    seeing.filter_map(sees).collect()
 }

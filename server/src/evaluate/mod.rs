@@ -28,6 +28,8 @@ mod restore;
 mod spec;
 mod tally;
 mod target;
+#[cfg(test)]
+mod tests;
 mod transition;
 mod vantage;
 mod view;

@@ -68,8 +68,12 @@ impl Plan {
 
     /// How many ports something is expected of at an address.
     pub(super) fn expectations_at(&self, address: IpAddr) -> usize {
-        let compared = self.spec.satellites.iter().any(|satellite| self.compares(*satellite, address));
-        self.policy.len() + if compared { self.compared.len() } else { 0 }
+        self.policy.len() + if self.is_compared(address) { self.compared.len() } else { 0 }
+    }
+
+    /// Whether any vantage point has the address in the baseline.
+    fn is_compared(&self, address: IpAddr) -> bool {
+        self.spec.satellites.iter().any(|satellite| self.compares(*satellite, address))
     }
 
     /// The same over all addresses that are not there by name.
@@ -196,7 +200,9 @@ impl Plan {
         differ(&new.closed, &old.closed);
         differ(&new.blocked, &old.blocked);
         differ(&self.compared, &before.compared);
-        if self.spec.baseline != before.spec.baseline {
+        if self.is_compared(address) != before.is_compared(address) {
+            changed = changed.union(&self.compared);
+        } else if self.spec.baseline != before.spec.baseline {
             let none = PortSet::default();
             for satellite in self.spec.satellites.intersection(&before.spec.satellites) {
                 if self.compares(*satellite, address) != before.compares(*satellite, address) {
