@@ -138,6 +138,7 @@ pub async fn run(
     let background = tasks.stage("background", BACKGROUND);
     let storing = tasks.stage("store", STORE);
     let sessions = tasks.group(streams, "uplink sessions");
+    let watches = tasks.group(streams, "watches of alerts");
     let open = tasks.group(connections, "connections");
 
     let routes = http::router(Arc::new(HttpState {
@@ -180,6 +181,7 @@ pub async fn run(
         policies: policies.clone(),
         evaluation: evaluation.clone(),
         scans: scans.clone(),
+        watches,
         certificate: certificate.clone(),
         deployment: id,
         started_at: Timestamp::now(),

@@ -19,7 +19,9 @@ pub(super) struct Outlook {
     others: Vec<usize>,
     maintenance: BTreeMap<String, BTreeMap<String, String>>,
     changes: Vec<ExpectedChange>,
-    /// When something of it begins or ends; `None`: never.
+    /// When it was made, …
+    from: Timestamp,
+    /// … and when something of it begins or ends; `None`: never.
     until: Option<Timestamp>,
 }
 
@@ -31,7 +33,7 @@ impl Outlook {
         context: &Context,
         now: Timestamp,
     ) -> Self {
-        let mut outlook = Self::default();
+        let mut outlook = Self { from: now, ..Self::default() };
         let mut boundaries: Vec<Timestamp> = Vec::new();
         for silence in silences.values() {
             boundaries.extend([silence.starts, silence.ends]);
@@ -68,9 +70,9 @@ impl Outlook {
         self.silences.push(silence);
     }
 
-    /// Whether it still is what holds back.
+    /// Whether it is what holds back then. A clock may have been set back.
     pub(super) fn holds_at(&self, now: Timestamp) -> bool {
-        self.until.is_none_or(|until| now < until)
+        self.from <= now && self.until.is_none_or(|until| now < until)
     }
 
     /// Whether an alert may be held back by other reasons than another outlook has for it.

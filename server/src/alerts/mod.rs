@@ -89,6 +89,8 @@ pub struct Alerts {
     /// What happened since the last settling.
     happened: Happened,
     events: Vec<AlertChange>,
+    /// How many changes there were.
+    changed: u64,
     timeline: Vec<TimelineWrite>,
     not_raised: u64,
 }
@@ -151,6 +153,7 @@ impl Alerts {
             unsettled: BTreeSet::new(),
             happened: Happened::default(),
             events: Vec::new(),
+            changed: 0,
             timeline: Vec::new(),
             not_raised: 0,
         }
@@ -272,6 +275,11 @@ impl Alerts {
         alerts.flat_map(|alert| alert.held_back_by.iter().map(String::as_str)).collect()
     }
 
+    /// The number of the last change: what has a lower one is in what can be read now.
+    pub fn last_change(&self) -> u64 {
+        self.changed
+    }
+
     /// How many alerts were not raised since there were too many.
     pub fn not_raised(&self) -> u64 {
         self.not_raised
@@ -321,7 +329,8 @@ impl Alerts {
         for (kind, id) in std::mem::take(&mut self.happened).all {
             if let Some(alert) = self.alerts.get(&id) {
                 let alert = Arc::new(self.to_wire(alert));
-                self.events.push(AlertChange { kind, alert, at: now });
+                self.changed += 1;
+                self.events.push(AlertChange { number: self.changed, kind, alert, at: now });
             }
         }
     }

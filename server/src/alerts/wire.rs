@@ -47,6 +47,8 @@ impl ChangeKind {
 /// Something happened to an alert. Cheap to clone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AlertChange {
+    /// Counts from 1, in this process.
+    pub number: u64,
     /// What.
     pub kind: ChangeKind,
     /// The alert after it.

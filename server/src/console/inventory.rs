@@ -1,7 +1,9 @@
-//! `portolan ports` and `portolan history`: streamed from a blocking thread, as fast as the reader takes them.
+//! `portolan ports`, `portolan history` and `portolan changes`: streamed from a blocking thread, as fast as the reader takes them.
 
 use super::{ConsoleService, Streamed};
-use crate::store::{HistoryQuery, InventoryQuery, Store, StoreError, is_name};
+use crate::store::{
+    Change, HistoryQuery, InventoryQuery, InventoryRow, SatelliteRecord, Store, StoreError, is_name,
+};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use portolan_common::addresses::parse_network;
@@ -31,27 +33,11 @@ pub(super) fn ports(
         for (tenant, host) in hosts {
             let query = InventoryQuery { tenant, host, all: request.all };
             service.store.inventory(&query, |row| {
-                let Some(satellite) = service.registry.get(row.satellite) else {
-                    return ControlFlow::Continue(());
-                };
-                // A removed vantage point is evidence of nothing any more.
-                let foreign = !request.segment.is_empty() && satellite.segment != request.segment;
-                if satellite.removed_at_ms != 0 || foreign {
-                    return ControlFlow::Continue(());
+                let record = port_record(&service, row);
+                match record.filter(|r| request.segment.is_empty() || r.segment == request.segment) {
+                    Some(record) => send(record),
+                    None => ControlFlow::Continue(()),
                 }
-                send(v1::PortRecord {
-                    satellite: satellite.name,
-                    segment: satellite.segment,
-                    tenant: satellite.tenant,
-                    address: address_to_wire(row.address),
-                    target: if is_name(&row.target) { row.target } else { String::new() },
-                    protocol: v1::Protocol::from(row.protocol).into(),
-                    state: v1::PortState::from(row.state).into(),
-                    reason: v1::Reason::from(row.reason).into(),
-                    ports: Some((&row.ports).into()),
-                    since_at_ms: row.since.as_millisecond(),
-                    last_seen_at_ms: row.last_seen.as_millisecond(),
-                })
             })?;
         }
         Ok(())
@@ -93,17 +79,8 @@ pub(super) fn history(
         for (tenant, address) in hosts {
             let query = HistoryQuery { tenant, address, port, since };
             service.store.history(&query, |change| {
-                let record = v1::history_record::Record::Change(v1::PortChange {
-                    at_ms: change.at.as_millisecond(),
-                    satellite: name_of(change.satellite),
-                    address: address_to_wire(change.address),
-                    protocol: v1::Protocol::from(change.protocol).into(),
-                    ports: Some((&change.ports).into()),
-                    from: v1::PortState::from(change.from).into(),
-                    to: v1::PortState::from(change.to).into(),
-                    reason: v1::Reason::from(change.reason).into(),
-                    late: change.late,
-                });
+                let change = port_change(name_of(change.satellite), &change);
+                let record = v1::history_record::Record::Change(change);
                 send(v1::HistoryRecord { record: Some(record) })
             })?;
         }
@@ -111,11 +88,57 @@ pub(super) fn history(
     }))
 }
 
+/// Every change of every host.
 pub(super) fn changes(
-    _service: &ConsoleService,
-    _request: v1::ListChangesRequest,
+    service: &ConsoleService,
+    request: v1::ListChangesRequest,
 ) -> Result<Streamed<v1::PortChange>, Status> {
-    Err(Status::unimplemented("not yet"))
+    let since = Timestamp::from_millisecond(request.since_at_ms)
+        .map_err(|_| Status::invalid_argument("the time is out of range"))?;
+    let service = service.clone();
+    Ok(streamed(service.store.clone(), move |send| {
+        service.store.changes_since(since, |change| {
+            let seen_by = service.registry.get(change.satellite);
+            let foreign = |of: &SatelliteRecord| of.segment != request.segment;
+            if !request.segment.is_empty() && seen_by.as_ref().is_none_or(foreign) {
+                return ControlFlow::Continue(());
+            }
+            let name = seen_by.map_or_else(|| change.satellite.to_string(), |satellite| satellite.name);
+            send(port_change(name, &change))
+        })
+    }))
+}
+
+fn port_change(satellite: String, change: &Change) -> v1::PortChange {
+    v1::PortChange {
+        at_ms: change.at.as_millisecond(),
+        satellite,
+        address: address_to_wire(change.address),
+        protocol: v1::Protocol::from(change.protocol).into(),
+        ports: Some((&change.ports).into()),
+        from: v1::PortState::from(change.from).into(),
+        to: v1::PortState::from(change.to).into(),
+        reason: v1::Reason::from(change.reason).into(),
+        late: change.late,
+    }
+}
+
+/// A row of the inventory with who saw it. A removed vantage point is evidence of nothing any more.
+pub(super) fn port_record(service: &ConsoleService, row: InventoryRow) -> Option<v1::PortRecord> {
+    let satellite = service.registry.get(row.satellite).filter(|satellite| satellite.removed_at_ms == 0)?;
+    Some(v1::PortRecord {
+        satellite: satellite.name,
+        segment: satellite.segment,
+        tenant: satellite.tenant,
+        address: address_to_wire(row.address),
+        target: if is_name(&row.target) { row.target } else { String::new() },
+        protocol: v1::Protocol::from(row.protocol).into(),
+        state: v1::PortState::from(row.state).into(),
+        reason: v1::Reason::from(row.reason).into(),
+        ports: Some((&row.ports).into()),
+        since_at_ms: row.since.as_millisecond(),
+        last_seen_at_ms: row.last_seen.as_millisecond(),
+    })
 }
 
 /// What a host argument stands for in each tenant: an address, a network, the addresses of a name; all when empty.

@@ -11,7 +11,8 @@ mod scans;
 mod silences;
 mod status;
 
-use crate::evaluation::Evaluation;
+use crate::alerts::AlertsError;
+use crate::evaluation::{AlterError, Evaluation};
 use crate::peer::{Peer, PeerIdentity};
 use crate::pki::server_certificate::ServerCertificate;
 use crate::policies::Policies;
@@ -22,6 +23,7 @@ use crate::store::{Store, StoreError};
 use crate::uplink::Hub;
 use jiff::Timestamp;
 use portolan_common::ids::DeploymentId;
+use portolan_daemon::Group;
 use portolan_proto::v1;
 use portolan_proto::v1::console_server::Console;
 use std::pin::Pin;
@@ -48,6 +50,8 @@ pub struct ConsoleService {
     pub problems: Arc<Problems>,
     /// What runs.
     pub scans: Arc<Scans>,
+    /// Calls that watch alerts.
+    pub watches: Group,
     /// For `status`.
     pub certificate: Arc<ServerCertificate>,
     /// For `status`.
@@ -81,6 +85,28 @@ impl From<RegistryError> for Status {
             RegistryError::Active(_) => Self::failed_precondition(words),
             RegistryError::Store(error) => error.into(),
             RegistryError::NotKept(_) => Self::internal(words),
+        }
+    }
+}
+
+impl From<AlertsError> for Status {
+    fn from(error: AlertsError) -> Self {
+        let words = error.to_string();
+        match error {
+            AlertsError::Unknown(..) => Self::not_found(words),
+            AlertsError::Ambiguous(..) | AlertsError::Invalid(_) => Self::invalid_argument(words),
+            AlertsError::Exists(_) => Self::already_exists(words),
+            AlertsError::Untimely(_) => Self::failed_precondition(words),
+            AlertsError::Full(_) => Self::resource_exhausted(words),
+        }
+    }
+}
+
+impl From<AlterError> for Status {
+    fn from(error: AlterError) -> Self {
+        match error {
+            AlterError::Refused(error) => error.into(),
+            AlterError::Unwritten => Self::unavailable(error.to_string()),
         }
     }
 }

@@ -127,10 +127,14 @@ pub(super) fn name(tenant_name: &str, host_name: &str) -> Vec<u8> {
     key
 }
 
+/// All chunks of a satellite's changes.
+pub(super) fn chunks_of(satellite: SatelliteId) -> Vec<u8> {
+    [&[CHANGES], satellite.as_bytes().as_slice()].concat()
+}
+
 /// One chunk of a satellite's changes, in the place of the first record that it has changes of.
 pub(super) fn chunk(satellite: SatelliteId, place: Order, chunk: u32) -> Vec<u8> {
-    let mut key = vec![CHANGES];
-    key.extend(satellite.as_bytes());
+    let mut key = chunks_of(satellite);
     key.extend(place.ordinal.to_be_bytes());
     key.extend(place.sequence.to_be_bytes());
     key.extend(chunk.to_be_bytes());

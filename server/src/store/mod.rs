@@ -21,6 +21,7 @@ mod mark;
 mod merge;
 mod moment;
 mod problem;
+mod recent;
 mod record;
 mod registry;
 mod repair;
