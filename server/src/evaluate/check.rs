@@ -1,26 +1,18 @@
 //! One check: its targets, and what it comes to over all of them.
 
 use super::plan::Plan;
-use super::target::{Scene, Target, Totals};
+use super::scene::{Moment, Scene};
+use super::target::{Target, Totals};
 use super::vantage::Look;
 use super::{CheckSpec, Counts, State, Transition};
 use jiff::Timestamp;
 use portolan_common::ids::SatelliteId;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Addresses of one check that are followed; satellites do not look at more than half as many.
 const MAX_TARGETS: usize = 1 << 17;
-
-/// Since when, and what does not count.
-#[derive(Clone, Copy)]
-pub(super) struct Moment<'a> {
-    pub offline: &'a HashSet<SatelliteId>,
-    pub now: Timestamp,
-    pub at: Timestamp,
-    pub late: bool,
-}
 
 /// See the module.
 pub(super) struct Check {
@@ -65,8 +57,7 @@ impl Check {
     }
 
     pub(super) fn scene<'a>(&'a self, address: IpAddr, moment: Moment<'a>) -> Scene<'a> {
-        let Moment { offline, now, at, late } = moment;
-        Scene { plan: &self.plan, address, offline, now, at, late }
+        Scene { plan: &self.plan, address, moment }
     }
 
     /// Notes since when its worst state is the worst.
@@ -87,8 +78,7 @@ impl Check {
             return false;
         }
         self.found_under(look);
-        let Moment { offline, now, at, late } = moment;
-        let scene = Scene { plan: &self.plan, address, offline, now, at, late };
+        let scene = Scene { plan: &self.plan, address, moment };
         let target = enter(&mut self.targets, &mut self.named, &scene, name);
         target.note(&scene, look, &judged, room);
         true
@@ -115,8 +105,7 @@ impl Check {
         moment: Moment<'_>,
         out: &mut Vec<Transition>,
     ) -> Option<Timestamp> {
-        let Moment { offline, now, at, late } = moment;
-        let scene = Scene { plan: &self.plan, address, offline, now, at, late };
+        let scene = Scene { plan: &self.plan, address, moment };
         let target = self.targets.get_mut(&address)?;
         let before = target.totals;
         target.evaluate(&scene, out);
@@ -170,7 +159,6 @@ impl Check {
     /// Expects something else from now on. What is expected as before keeps what is known of it.
     pub(super) fn respec(&mut self, spec: CheckSpec, moment: Moment<'_>, out: &mut Vec<Transition>) {
         let before = std::mem::replace(&mut self.plan, Plan::new(spec));
-        let Moment { offline, now, at, late } = moment;
         self.found.retain(|satellite, _| self.plan.spec.satellites.contains(satellite));
         self.found.values_mut().for_each(|found| found.retain(|name, _| self.plan.spec.names.contains(name)));
         (self.named, self.totals) = (0, Totals::default());
@@ -179,7 +167,7 @@ impl Check {
         self.targets.retain(|address, target| {
             let address = *address;
             // What ends is told in the words of what was expected.
-            let old = Scene { plan: &before, address, offline, now, at, late };
+            let old = Scene { plan: &before, address, moment };
             let covered = plan.covers(address, target.name.as_deref().unwrap_or_default());
             let Some(named) = covered.map(|name| name.is_some()) else {
                 target.end_all(&old, out);

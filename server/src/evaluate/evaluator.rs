@@ -1,7 +1,8 @@
 //! All checks at once: who is concerned by what happens, and when time makes a difference to whom.
 
-use super::check::{Check, Moment};
+use super::check::Check;
 use super::index::Index;
+use super::scene::Moment;
 use super::vantage::Look;
 use super::{CheckSpec, Counts, Key, Saved, Sight, Standing, State, Summary, Transition};
 use crate::store::Order;
@@ -98,7 +99,7 @@ impl Evaluator {
         }
     }
 
-    /// Takes over faults from before a restart, after the checks are set: what fired goes on firing, and is not told
+    /// Takes over faults from before a restart, after the checks are set and before anything is observed: what fired goes on firing, and is not told
     /// again; unconfirmed evidence begins anew. What is not expected any more is told to be gone.
     pub fn restore(&mut self, saved: Vec<Saved>, now: Timestamp, out: &mut Vec<Transition>) {
         let now = self.advance(now);

@@ -1,12 +1,16 @@
 //! What a check tells of itself to those who ask.
 
-use super::check::{Check, Moment};
+use super::check::Check;
+use super::scene::Moment;
 use super::target::{Port, Target};
 use super::{Expected, Key, Standing, State, VantageSummary};
 use portolan_common::expectation::Expectation;
 use portolan_common::ids::SatelliteId;
 use portolan_common::observation::Protocol;
 use std::net::IpAddr;
+
+/// A key and where it stands; without a port, the host.
+type Found = (State, IpAddr, Option<(Protocol, u16)>);
 
 impl Check {
     /// How far a vantage point has got.
@@ -29,7 +33,7 @@ impl Check {
     /// What is not ok, worst first, then what must be open; and how many expectations are not among these.
     pub(super) fn standings(&self, limit: usize, moment: Moment<'_>) -> (Vec<Standing>, u64) {
         let open = &self.plan.spec.ports.open;
-        let mut found: Vec<(State, IpAddr, Option<(Protocol, u16)>)> = Vec::new();
+        let mut found: Vec<Found> = Vec::new();
         for (address, target) in &self.targets {
             if let Some(host) = target.host.as_ref().filter(|host| host.state() != State::Ok) {
                 found.push((host.state(), *address, None));
@@ -52,7 +56,7 @@ impl Check {
     }
 
     /// Ports that must be open and of which nothing decided was ever seen, no more than the limit.
-    fn never_open(&self, limit: usize) -> Vec<(State, IpAddr, Option<(Protocol, u16)>)> {
+    fn never_open(&self, limit: usize) -> Vec<Found> {
         let named =
             self.targets.iter().filter(|(_, target)| target.name.is_some()).map(|(address, _)| *address);
         let open = &self.plan.spec.ports.open;

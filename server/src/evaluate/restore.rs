@@ -1,8 +1,9 @@
 //! What a check knew before a restart comes back.
 
-use super::check::{Check, Moment, enter};
+use super::check::{Check, enter};
 use super::machine::Machine;
-use super::target::{Scene, Target};
+use super::scene::{Moment, Scene};
+use super::target::Target;
 use super::vantage::Glimpse;
 use super::{Expected, Saved, Sight, State, Transition};
 use jiff::Timestamp;
@@ -57,13 +58,12 @@ impl Check {
             (Some(expected), before) if expected == before => {}
             _ => return Err(saved),
         }
-        let Moment { offline, now, at, late } = moment;
-        let scene = Scene { plan: &self.plan, address, offline, now, at, late };
+        let scene = Scene { plan: &self.plan, address, moment };
         let target = enter(&mut self.targets, &mut self.named, &scene, name);
         let before = target.totals;
         target.restore(&scene, &saved, &confirmed);
         self.totals = self.totals + target.totals - before;
-        self.date(at);
+        self.date(moment.at);
         Ok(address)
     }
 }
@@ -77,7 +77,7 @@ impl Target {
                 vantage.restore(saved.key.port, glimpse(sight));
             }
         }
-        let mut machine = Machine::restored(saved.state, saved.since, saved.flapping, scene.now);
+        let mut machine = Machine::restored(saved.state, saved.since, saved.flapping, scene.moment.now);
         for satellite in confirmed {
             // One of which nothing is known but that.
             self.vantage_or_new(*satellite);

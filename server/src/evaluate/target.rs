@@ -4,50 +4,22 @@
 //! for what deviates, for what did so lately, and for ports that must be open and were, because of their round-trip
 //! times.
 
-use super::machine::{Machine, Opinion};
-use super::plan::{Judged, Plan};
-use super::quorum::Vote;
-use super::tally::Tally;
-use super::vantage::{Glimpse, Look, Vantage};
-use super::{Counts, Expected, Key, Sight, State, Transition};
+use super::machine::Machine;
+use super::plan::Judged;
+use super::scene::{Scene, Subject};
+use super::vantage::{Look, Vantage};
+use super::{Counts, Expected, Sight, State, Transition};
 use jiff::Timestamp;
 use portolan_common::expectation::Judgement;
 use portolan_common::ids::SatelliteId;
 use portolan_common::observation::{PortState, Protocol};
 use portolan_common::ports::{PortSet, PortSpec};
-use std::collections::HashSet;
-use std::net::IpAddr;
 use std::ops::{Add, Sub};
 use std::sync::Arc;
 
 /// Ports of one address that deviate and are followed; of those that must be open all are. What deviates beyond that
 /// is unknown, and counted.
 const MAX_DEVIATING: usize = 1024;
-
-/// Whether and when something is looked at.
-#[derive(Clone, Copy)]
-pub(super) struct Scene<'a> {
-    pub plan: &'a Plan,
-    pub address: IpAddr,
-    /// Satellites whose evidence does not count.
-    pub offline: &'a HashSet<SatelliteId>,
-    /// Evidence is as fresh as it is now.
-    pub now: Timestamp,
-    /// When what makes the difference was seen.
-    pub at: Timestamp,
-    pub late: bool,
-}
-
-impl Scene<'_> {
-    pub(super) fn is_fresh(&self, satellite: SatelliteId, seen: Timestamp) -> bool {
-        !self.offline.contains(&satellite) && self.now <= self.plan.fresh_until(seen)
-    }
-
-    /// Whether a vantage point lately looked at anything here.
-    pub(super) fn is_fresh_vantage(&self, vantage: &Vantage) -> bool {
-        vantage.newest().is_some_and(|seen| self.is_fresh(vantage.satellite, seen))
-    }
-}
 
 /// See the module.
 #[derive(Default)]
@@ -182,7 +154,7 @@ impl Target {
         if self.ports.len() == self.ports.capacity() {
             self.ports.reserve_exact(1 + self.ports.len() / 2);
         }
-        let machine = Machine::new(quiet(self.well.contains(protocol, port)), scene.at);
+        let machine = Machine::new(quiet(self.well.contains(protocol, port)), scene.moment.at);
         self.ports.insert(place, Port { protocol, port, expected, machine });
         true
     }
@@ -196,7 +168,7 @@ impl Target {
         expected: Expected,
     ) {
         let mut opinions = Vec::new();
-        gather(&mut opinions, scene, &self.vantages, &machine, port);
+        self.subject(scene, port).gather(&machine, &mut opinions);
         machine.was_told(&opinions);
         let Some((protocol, port)) = port else {
             self.host = Some(Box::new(machine));
@@ -214,21 +186,22 @@ impl Target {
     pub(super) fn evaluate(&mut self, scene: &Scene<'_>, out: &mut Vec<Transition>) {
         let mut opinions = Vec::with_capacity(self.vantages.len());
         let Self { vantages, ports, host, name, .. } = self;
+        let subject = |port| Subject { scene, vantages, name: name.as_deref(), port };
         for Port { protocol, port, expected, machine } in ports.iter_mut() {
-            let key = Some((*protocol, *port));
-            gather(&mut opinions, scene, vantages, machine, key);
+            let subject = subject(Some((*protocol, *port)));
+            subject.gather(machine, &mut opinions);
             if matches!(expected, Expected::Baseline { .. }) && !machine.is_open() {
                 let against = opinions.iter().filter(|opinion| opinion.vote.mismatch);
                 let against = against.map(|opinion| opinion.satellite);
                 *expected =
                     scene.plan.expected(against, scene.address, *protocol, *port).unwrap_or(*expected);
             }
-            step(scene, vantages, name.as_deref(), machine, key, *expected, &opinions, out);
+            subject.step(machine, *expected, &opinions, out);
         }
         ports.retain(|port| !port.machine.is_idle());
         if let Some(machine) = host {
-            gather(&mut opinions, scene, vantages, machine, None);
-            step(scene, vantages, name.as_deref(), machine, None, Expected::Up, &opinions, out);
+            subject(None).gather(machine, &mut opinions);
+            subject(None).step(machine, Expected::Up, &opinions, out);
         }
         if host.as_ref().is_some_and(|machine| machine.is_idle()) {
             *host = None;
@@ -294,7 +267,7 @@ impl Target {
             return;
         }
         for port in self.ports.iter().filter(|port| gone.contains(port.protocol, port.port)) {
-            self.end(scene, &port.machine, Some((port.protocol, port.port)), port.expected, out);
+            self.subject(scene, Some((port.protocol, port.port))).end(&port.machine, port.expected, out);
         }
         self.ports.retain(|port| !gone.contains(port.protocol, port.port));
         self.well = self.well.difference(gone);
@@ -306,7 +279,7 @@ impl Target {
     /// Ends what the host was about.
     pub(super) fn end_host(&mut self, scene: &Scene<'_>, out: &mut Vec<Transition>) {
         if let Some(machine) = &self.host {
-            self.end(scene, machine, None, Expected::Up, out);
+            self.subject(scene, None).end(machine, Expected::Up, out);
         }
         (self.host, self.host_well) = (None, false);
         self.vantages.iter_mut().for_each(Vantage::forget_host);
@@ -318,21 +291,8 @@ impl Target {
         self.end_host(scene, out);
     }
 
-    fn end(
-        &self,
-        scene: &Scene<'_>,
-        machine: &Machine,
-        port: Option<(Protocol, u16)>,
-        expected: Expected,
-        out: &mut Vec<Transition>,
-    ) {
-        if machine.is_open() {
-            let steps = (machine.state(), State::Ok);
-            let name = self.name.as_deref();
-            let mut last = transition(scene, &self.vantages, name, machine, port, expected, steps);
-            (last.gone, last.flapping) = (true, false);
-            out.push(last);
-        }
+    fn subject<'a>(&'a self, scene: &'a Scene<'a>, port: Option<(Protocol, u16)>) -> Subject<'a> {
+        Subject { scene, vantages: &self.vantages, name: self.name.as_deref(), port }
     }
 
     /// Goes on with vantage points that are left.
@@ -363,7 +323,7 @@ impl Target {
             Some((protocol, port)) => self.port(protocol, port).map(|port| &port.machine),
             None => self.host.as_deref(),
         };
-        sights(scene, &self.vantages, machine, port)
+        self.subject(scene, port).sights(machine)
     }
 }
 
@@ -402,103 +362,4 @@ fn extend(sum: &mut PortSpec, protocol: Protocol, ports: &PortSet) {
         Protocol::Udp => &mut sum.udp,
     };
     *sum = sum.union(ports);
-}
-
-/// What all vantage points say of a port or of the host.
-fn gather(
-    opinions: &mut Vec<Opinion>,
-    scene: &Scene<'_>,
-    vantages: &[Vantage],
-    machine: &Machine,
-    port: Option<(Protocol, u16)>,
-) {
-    opinions.clear();
-    opinions.extend(vantages.iter().filter_map(|vantage| {
-        let (glimpse, tally) = (vantage.glimpse(port), machine.tally(vantage.satellite));
-        let confirmed = tally.is_some_and(|tally| tally.confirmed);
-        if glimpse.is_none() && !confirmed {
-            return None;
-        }
-        let decided = glimpse.filter(|glimpse| glimpse.judgement != Judgement::Inconclusive);
-        let fresh = decided.filter(|glimpse| scene.is_fresh(vantage.satellite, glimpse.seen));
-        let mismatch = decided.is_some_and(|glimpse| glimpse.judgement == Judgement::Mismatch);
-        let fault_since = tally.filter(|tally| tally.confirmed || tally.judged == Judgement::Mismatch);
-        Some(Opinion {
-            satellite: vantage.satellite,
-            vote: Vote { counts: fresh.is_some(), mismatch, confirmed },
-            state: glimpse.and_then(|glimpse| glimpse.state).map(|(state, _)| state),
-            fault_since: fault_since
-                .map(|tally| tally.fault_since)
-                .or(glimpse.map(|glimpse| glimpse.since))
-                .unwrap_or(scene.at),
-        })
-    }));
-}
-
-#[expect(clippy::too_many_arguments, reason = "the parts of a target that are borrowed one by one")]
-fn step(
-    scene: &Scene<'_>,
-    vantages: &[Vantage],
-    name: Option<&str>,
-    machine: &mut Machine,
-    port: Option<(Protocol, u16)>,
-    expected: Expected,
-    opinions: &[Opinion],
-    out: &mut Vec<Transition>,
-) {
-    let steps = machine.step(opinions, scene.plan.quorum(expected), scene.now, scene.at);
-    for step in steps.into_iter().flatten() {
-        out.push(transition(scene, vantages, name, machine, port, expected, step));
-    }
-}
-
-fn transition(
-    scene: &Scene<'_>,
-    vantages: &[Vantage],
-    name: Option<&str>,
-    machine: &Machine,
-    port: Option<(Protocol, u16)>,
-    expected: Expected,
-    (from, to): (State, State),
-) -> Transition {
-    Transition {
-        key: Key { check: scene.plan.spec.name.clone(), address: scene.address, port },
-        target: name.unwrap_or_default().to_owned(),
-        expected,
-        from,
-        to,
-        at: scene.at,
-        // A fault that ends while another is already seen.
-        since: if to == State::Ok && machine.state() != State::Ok { scene.at } else { machine.since() },
-        flapping: machine.is_flapping(),
-        late: scene.late,
-        sights: sights(scene, vantages, Some(machine), port),
-        gone: false,
-    }
-}
-
-fn sights(
-    scene: &Scene<'_>,
-    vantages: &[Vantage],
-    machine: Option<&Machine>,
-    port: Option<(Protocol, u16)>,
-) -> Vec<Sight> {
-    let sight = |vantage: &Vantage| {
-        let Glimpse { seen, since, judgement, state } = vantage.glimpse(port)?;
-        let tally = machine.and_then(|machine| machine.tally(vantage.satellite));
-        let (rtts_us, usual_rtt_us) = tally.map(Tally::rtts_us).unwrap_or_default();
-        Some(Sight {
-            satellite: vantage.satellite,
-            state,
-            seen,
-            since,
-            stale: !scene.is_fresh(vantage.satellite, seen),
-            mismatch: judgement == Judgement::Mismatch,
-            // What was always as it should be is not counted.
-            in_a_row: tally.map_or(1, |tally| tally.in_a_row),
-            rtts_us,
-            usual_rtt_us,
-        })
-    };
-    vantages.iter().filter_map(sight).collect()
 }

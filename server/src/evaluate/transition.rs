@@ -60,7 +60,7 @@ pub struct Sight {
     pub stale: bool,
     /// It contradicts what is expected.
     pub mismatch: bool,
-    /// Looks in a row that say the same of the expectation.
+    /// Looks in a row that say the same of the expectation; 1 at least of what always was as expected.
     pub in_a_row: u32,
     /// The last round-trip times, oldest first, microseconds; 0: no answer.
     pub rtts_us: Vec<u32>,
@@ -77,13 +77,15 @@ pub struct Transition {
     pub target: String,
     /// What is expected.
     pub expected: Expected,
-    /// From where; the same as `to` when only `flapping` or the evidence of something firing changed.
+    /// From where; the same as `to` when only `flapping` or the evidence of something firing changed. That a key without
+    /// a fault becomes known or unknown is not told; a fault that ends is told to end in `ok`, whatever comes then.
     pub from: State,
     /// To where.
     pub to: State,
     /// When, as it was seen.
     pub at: Timestamp,
-    /// When the fault began, as it was seen; of what is ok or unknown, when that began.
+    /// When the fault began, as it was seen, also while nobody knows whether it goes on; without a fault, when it became
+    /// ok or unknown.
     pub since: Timestamp,
     /// It goes to and fro too often to tell each time.
     pub flapping: bool,
@@ -91,6 +93,7 @@ pub struct Transition {
     pub late: bool,
     /// The vantage points, ascending.
     pub sights: Vec<Sight>,
-    /// The key is not expected any more (the check, the target or the port left the policy): it ends whatever it was.
+    /// The key is not expected any more (the check, the target or the port left the policy, or a name its address): it
+    /// ends whatever it was, in `ok`.
     pub gone: bool,
 }
