@@ -139,10 +139,8 @@ impl Evaluator {
             }
             let moment = Moment { offline: &self.offline, now: if late { at } else { now }, at, late };
             if check.note(address, &look, moment, MAX_MACHINES.saturating_sub(self.machines)) {
+                // What was fresh then and is not now is due at the next tick.
                 self.evaluate(place, address, moment.now, at, late, out);
-                if late {
-                    self.schedule(place, address, now);
-                }
             }
         }
     }
