@@ -24,6 +24,10 @@ pub struct StatusDocument<'a> {
     pub satellites: SatelliteCounts<'a>,
     pub server_certificate_expires_at: Option<Timestamp>,
     pub operator: OperatorDocument<'a>,
+    /// Null: there is no policy.
+    pub policy_version: Option<u64>,
+    pub checks: CheckCounts,
+    pub alerts: AlertCounts,
     /// What is wrong, worst first.
     pub problems: Vec<ProblemDocument<'a>>,
 }
@@ -52,6 +56,25 @@ pub struct SatelliteCounts<'a> {
     pub replaying: u64,
     /// Those that are offline, by name.
     pub offline_names: Vec<&'a str>,
+}
+
+/// The checks by their state.
+#[derive(Serialize)]
+pub struct CheckCounts {
+    pub ok: u64,
+    pub pending: u64,
+    pub firing: u64,
+    pub unknown: u64,
+    pub paused: u64,
+}
+
+/// The alerts that are not resolved.
+#[derive(Serialize)]
+pub struct AlertCounts {
+    /// Nobody took them on, and nothing holds them back.
+    pub firing: u64,
+    pub acknowledged: u64,
+    pub held_back: u64,
 }
 
 /// Who asks, as the certificate says.
@@ -86,6 +109,19 @@ impl<'a> StatusDocument<'a> {
             operator: OperatorDocument {
                 name: &status.operator,
                 certificate_expires_at: time::from_wire(status.operator_certificate_expires_at_ms),
+            },
+            policy_version: (status.policy_version > 0).then_some(status.policy_version),
+            checks: CheckCounts {
+                ok: status.checks_ok,
+                pending: status.checks_pending,
+                firing: status.checks_firing,
+                unknown: status.checks_unknown,
+                paused: status.checks_paused,
+            },
+            alerts: AlertCounts {
+                firing: status.alerts_firing,
+                acknowledged: status.alerts_acknowledged,
+                held_back: status.alerts_held_back,
             },
             problems: status.problems.iter().map(ProblemDocument::from).collect(),
         }

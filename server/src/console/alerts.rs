@@ -1,7 +1,7 @@
 //! `portolan alert`: what is wrong, and who has seen it.
 
 use super::{ConsoleService, Streamed};
-use crate::alerts::{ListQuery, read_matchers};
+use crate::alerts::{AlertsError, ListQuery, read_matchers, sight as wire_sight};
 use portolan_policy::Matcher;
 use portolan_proto::convert::time_from_wire;
 use portolan_proto::v1;
@@ -34,7 +34,20 @@ pub(super) async fn get_alert(
     _operator: &str,
     request: v1::GetAlertRequest,
 ) -> Result<v1::Alert, Status> {
-    Ok(service.evaluation.read(|alerts, _| alerts.show(&request.id))?)
+    let evaluation = &service.evaluation;
+    Ok(evaluation.look(|evaluator, alerts| {
+        let mut alert = alerts.show(&request.id)?;
+        // What is seen now says more than what was when the alert last changed.
+        let known = alerts.find(&request.id).ok().and_then(|id| alerts.get(id));
+        if let Some(key) = known.filter(|alert| alert.is_unresolved()).and_then(|alert| alert.subject.key()) {
+            let sights = evaluator.sights(key).into_iter().map(|mut sight| {
+                (sight.seen, sight.since) = (evaluation.shown(sight.seen), evaluation.shown(sight.since));
+                wire_sight(&sight, alerts.context())
+            });
+            alert.sights = sights.collect();
+        }
+        Ok::<_, AlertsError>(alert)
+    })?)
 }
 
 pub(super) async fn acknowledge_alert(

@@ -10,6 +10,7 @@ use portolan_common::addresses::parse_network;
 use portolan_common::ids::SatelliteId;
 use portolan_proto::convert::address_to_wire;
 use portolan_proto::v1;
+use std::cmp::Reverse;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -33,15 +34,41 @@ pub(super) fn ports(
         for (tenant, host) in hosts {
             let query = InventoryQuery { tenant, host, all: request.all };
             service.store.inventory(&query, |row| {
-                let record = port_record(&service, row);
-                match record.filter(|r| request.segment.is_empty() || r.segment == request.segment) {
-                    Some(record) => send(record),
-                    None => ControlFlow::Continue(()),
+                for part in parts(&service, &query.tenant, row) {
+                    let record = port_record(&service, part);
+                    let record =
+                        record.filter(|r| request.segment.is_empty() || r.segment == request.segment);
+                    if record.is_some_and(|record| send(record).is_break()) {
+                        return ControlFlow::Break(());
+                    }
                 }
+                ControlFlow::Continue(())
             })?;
         }
         Ok(())
     }))
+}
+
+/// A row in parts by when their ports were last looked at: checks look again and again, and what they see unchanged is
+/// not written each time.
+fn parts(service: &ConsoleService, tenant: &str, row: InventoryRow) -> Vec<InventoryRow> {
+    let evaluation = &service.evaluation;
+    let mut looks = evaluation.look(|evaluator, _| evaluator.looks(row.satellite, tenant, row.address));
+    looks.sort_by_key(|look| Reverse(look.seen));
+    let mut parts = Vec::new();
+    let mut rest = row;
+    for look in looks.iter().filter(|look| (look.protocol, look.state) == (rest.protocol, rest.state)) {
+        let last_seen = evaluation.shown(look.seen);
+        let ports = rest.ports.intersection(&look.ports);
+        if !ports.is_empty() && last_seen > rest.last_seen {
+            rest.ports = rest.ports.difference(&ports);
+            parts.push(InventoryRow { ports, last_seen, ..rest.clone() });
+        }
+    }
+    if !rest.ports.is_empty() {
+        parts.push(rest);
+    }
+    parts
 }
 
 pub(super) fn history(

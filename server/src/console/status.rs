@@ -16,6 +16,7 @@ pub(super) fn status(service: &ConsoleService, request: &Request<v1::StatusReque
     let mut problems = service.problems.list(Timestamp::now());
     problems.extend(service.policies.problems());
     worst_first(&mut problems);
+    let overview = service.evaluation.overview();
     v1::StatusResponse {
         version: env!("CARGO_PKG_VERSION").into(),
         deployment_id: service.deployment.to_string(),
@@ -39,5 +40,14 @@ pub(super) fn status(service: &ConsoleService, request: &Request<v1::StatusReque
         problems,
         satellites_replaying: service.hub.connected().1 as u64,
         store_free_bytes: service.store.free_bytes(),
+        policy_version: overview.policy_version,
+        checks_ok: overview.ok,
+        checks_pending: overview.pending,
+        checks_firing: overview.firing,
+        checks_unknown: overview.unknown,
+        checks_paused: overview.paused,
+        alerts_firing: overview.alerts_firing,
+        alerts_acknowledged: overview.alerts_acknowledged,
+        alerts_held_back: overview.alerts_held_back,
     }
 }

@@ -4,7 +4,7 @@ use super::check::Check;
 use super::index::Index;
 use super::scene::Moment;
 use super::vantage::Look;
-use super::{CheckSpec, Counts, Key, Saved, Sight, Standing, State, Summary, Transition};
+use super::{CheckSpec, Counts, Key, PortsLooked, Saved, Sight, Standing, State, Summary, Transition};
 use crate::store::Order;
 use jiff::Timestamp;
 use portolan_common::ids::SatelliteId;
@@ -290,12 +290,20 @@ impl Evaluator {
         self.machines
     }
 
-    /// When a satellite last looked at an address, as far as some check has it for a vantage point there.
-    pub fn last_seen(&self, satellite: SatelliteId, tenant: &str, address: IpAddr) -> Option<Timestamp> {
+    /// When a satellite last looked at which ports of an address, as far as some check has it for a vantage point there.
+    pub fn looks(&self, satellite: SatelliteId, tenant: &str, address: IpAddr) -> Vec<PortsLooked> {
         let address = address.to_canonical();
         let checks = self.index.find_known(tenant, address);
         let targets = checks.iter().filter_map(|place| self.checks.get(*place)?.targets.get(&address));
-        targets.filter_map(|target| target.vantage(satellite)?.newest()).max()
+        let vantages = targets.filter_map(|target| target.vantage(satellite));
+        let runs = vantages.flat_map(|vantage| vantage.evidence.runs());
+        runs.map(|run| PortsLooked {
+            protocol: run.protocol,
+            state: run.state,
+            ports: run.ports.clone(),
+            seen: run.seen,
+        })
+        .collect()
     }
 }
 

@@ -38,4 +38,4 @@ mod view;
 pub use evaluator::{Evaluator, Sighting};
 pub use spec::{BaselinePorts, CheckSpec};
 pub use transition::{Expected, Key, Sight, State, Transition};
-pub use view::{Counts, Saved, Standing, Summary, VantageSummary};
+pub use view::{Counts, PortsLooked, Saved, Standing, Summary, VantageSummary};

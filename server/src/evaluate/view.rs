@@ -3,6 +3,8 @@
 use super::{Expected, Key, Sight, State};
 use jiff::Timestamp;
 use portolan_common::ids::SatelliteId;
+use portolan_common::observation::{PortState, Protocol};
+use portolan_common::ports::PortSet;
 use std::ops::{Add, Sub};
 
 /// How many expectations, an address and a port each, are in which state.
@@ -92,6 +94,19 @@ pub struct VantageSummary {
     pub newest: Option<Timestamp>,
     /// Addresses that it has looked at.
     pub addresses: u64,
+}
+
+/// Ports of one state at which a vantage point looked together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortsLooked {
+    /// Their protocol.
+    pub protocol: Protocol,
+    /// What it saw.
+    pub state: PortState,
+    /// Which.
+    pub ports: PortSet,
+    /// When.
+    pub seen: Timestamp,
 }
 
 /// One key and how it is.

@@ -11,7 +11,7 @@ mod plan;
 mod start;
 
 use crate::alerts::{AlertChange, Alerts, AlertsError, CheckCounts, Context, SatelliteName};
-use crate::evaluate::{Evaluator, Sighting, Transition};
+use crate::evaluate::{Counts, Evaluator, Sighting, State, Transition};
 use crate::policies::Compiled;
 use crate::registry::Registry;
 use crate::store::{Order, Store, StoreError};
@@ -22,6 +22,7 @@ use jiff::{SignedDuration, Timestamp};
 use portolan_common::ids::SatelliteId;
 use portolan_common::observation::HostObservation;
 use portolan_policy::CompiledCheck;
+use portolan_proto::v1;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -73,6 +74,29 @@ struct Presence {
     since: Instant,
     /// As the evaluator was told; `None`: not yet.
     told: Option<bool>,
+}
+
+/// How many checks and alerts are how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overview {
+    /// 0: there is no policy.
+    pub policy_version: u64,
+    /// Checks that are as expected.
+    pub ok: u64,
+    /// Checks with a fault that is not confirmed.
+    pub pending: u64,
+    /// Checks with a fault.
+    pub firing: u64,
+    /// Checks of which something is not known.
+    pub unknown: u64,
+    /// Checks that an operator paused.
+    pub paused: u64,
+    /// Alerts of which somebody should be told.
+    pub alerts_firing: u64,
+    /// Alerts that somebody took on.
+    pub alerts_acknowledged: u64,
+    /// Alerts of which nobody is told.
+    pub alerts_held_back: u64,
 }
 
 /// Hosts of one commit.
@@ -274,6 +298,30 @@ impl Evaluation {
     pub fn look<T>(&self, work: impl FnOnce(&Evaluator, &Alerts) -> T) -> T {
         let inner = self.inner();
         work(&inner.evaluator, &inner.alerts)
+    }
+
+    /// How many checks and alerts are how.
+    pub fn overview(&self) -> Overview {
+        let inner = self.inner();
+        let mut overview = Overview { policy_version: inner.compiled.version, ..Overview::default() };
+        for check in &inner.compiled.checks {
+            let state = inner.evaluator.counts(&check.name).map_or(State::Unknown, Counts::worst);
+            *match state {
+                _ if check.paused => &mut overview.paused,
+                State::Ok => &mut overview.ok,
+                State::Pending => &mut overview.pending,
+                State::Firing => &mut overview.firing,
+                State::Unknown => &mut overview.unknown,
+            } += 1;
+        }
+        for alert in inner.alerts.unresolved() {
+            *match alert.status() {
+                _ if !alert.held_back_by.is_empty() => &mut overview.alerts_held_back,
+                v1::alert::Status::Acknowledged => &mut overview.alerts_acknowledged,
+                _ => &mut overview.alerts_firing,
+            } += 1;
+        }
+        overview
     }
 
     /// A time of the evaluator by the wall clock as it now goes.

@@ -122,7 +122,8 @@ pub fn show(details: &AlertDetails<'_>, view: &View) -> String {
         .collect();
     page.push_str(&section("Comments", &comments, view));
     if let Some(command) = details.command {
-        page.push_str(&format!("\nTo look closer: {}\n", printable(command)));
+        let commands: String = command.lines().map(|line| format!("  {}\n", printable(line))).collect();
+        page.push_str(&section("To look closer", &commands, view));
     }
     page
 }

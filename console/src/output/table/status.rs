@@ -26,11 +26,8 @@ pub fn render(status: &v1::StatusResponse, context: &str, view: &View) -> String
         (status.satellites_offline, "offline", styles::BAD),
         (status.satellites_pending, "pending", styles::CAUTION),
         (status.satellites_revoked, "revoked", styles::QUIET),
-    ]
-    .map(|(n, word, style)| {
-        view.paint.apply(if n > 0 { style } else { styles::QUIET }, &format!("{n} {word}"))
-    })
-    .join(", ");
+    ];
+    let satellites = counts(&satellites, view);
     let satellites = match status.satellites_replaying {
         0 => satellites,
         n => format!("{satellites} ({n} catching up)"),
@@ -54,6 +51,22 @@ pub fn render(status: &v1::StatusResponse, context: &str, view: &View) -> String
         let (name, segment) = (printable(&satellite.name), printable(&satellite.segment));
         lines.push(("", format!("{} {name} ({segment}), {seen}", view.paint.apply(styles::BAD, "offline:"))));
     }
+    if status.policy_version > 0 {
+        let checks = [
+            (status.checks_firing, "firing", styles::BAD),
+            (status.checks_unknown, "unknown", styles::CAUTION),
+            (status.checks_pending, "pending", styles::CAUTION),
+            (status.checks_ok, "ok", styles::GOOD),
+            (status.checks_paused, "paused", styles::QUIET),
+        ];
+        lines.push(("Checks", format!("{} (policy {})", counts(&checks, view), status.policy_version)));
+        let alerts = [
+            (status.alerts_firing, "firing", styles::BAD),
+            (status.alerts_acknowledged, "acknowledged", styles::CAUTION),
+            (status.alerts_held_back, "held back", styles::QUIET),
+        ];
+        lines.push(("Alerts", counts(&alerts, view)));
+    }
     let certificate = until(status.operator_certificate_expires_at_ms);
     lines.push(("You", format!("{}, certificate {certificate}", printable(&status.operator))));
     let mut page: String = lines.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect();
@@ -61,6 +74,14 @@ pub fn render(status: &v1::StatusResponse, context: &str, view: &View) -> String
         page.push_str(&problem_lines(problem, view));
     }
     page
+}
+
+/// `1 firing, 0 unknown, 12 ok`, coloured where there are any.
+fn counts(counts: &[(u64, &str, anstyle::Style)], view: &View) -> String {
+    let one = |(n, word, style): &(u64, &str, anstyle::Style)| {
+        view.paint.apply(if *n > 0 { *style } else { styles::QUIET }, &format!("{n} {word}"))
+    };
+    counts.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 fn problem_lines(problem: &v1::Problem, view: &View) -> String {
