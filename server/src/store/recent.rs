@@ -139,6 +139,7 @@ mod tests {
     use super::super::SatelliteRecord;
     use super::super::sample::{batch, october, satellite};
     use super::*;
+    use portolan_common::observation::PortState;
     use std::collections::BTreeMap;
 
     async fn store(path: &std::path::Path) -> Store {
@@ -154,7 +155,15 @@ mod tests {
         for round in 1..=40u64 {
             for number in 1..=3u128 {
                 let at = october(round as i64 * 86_400 + number as i64 * 3600);
-                store.ingest(batch(number, round, at)).await.unwrap();
+                let mut batch = batch(number, round, at);
+                let hosts = batch.items.iter_mut().flat_map(|item| &mut item.hosts);
+                for (parity, run) in hosts.flat_map(|host| host.runs.iter_mut().enumerate()) {
+                    // Odd ports are in one state and even ones in the other, and every three rounds they change places.
+                    let turned = (parity as u64 + round / 3) % 2;
+                    run.ports = (20..1020).filter(|port| port % 2 == parity as u16).collect();
+                    run.state = [PortState::Open, PortState::Closed][turned as usize];
+                }
+                store.ingest(batch).await.unwrap();
             }
         }
         store
@@ -176,7 +185,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = store(directory.path()).await;
         let every = all(&store, Timestamp::UNIX_EPOCH);
-        assert!(every.len() > 100 && every.is_sorted_by_key(|change| change.at));
+        assert!(every.is_sorted_by_key(|change| change.at), "{every:#?}");
+        assert!(every.len() > 100, "{}", every.len());
         // The same as host by host.
         let mut by_host: BTreeMap<_, usize> = BTreeMap::new();
         for change in &every {
