@@ -41,6 +41,7 @@ use index::Index;
 use jiff::{SignedDuration, Timestamp};
 use kept::Kept;
 use portolan_common::ids::SatelliteId;
+use portolan_proto::v1;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -92,7 +93,8 @@ pub struct Alerts {
     /// How many changes there were.
     changed: u64,
     timeline: Vec<TimelineWrite>,
-    not_raised: u64,
+    /// How many alerts were not raised for want of room, and since when.
+    not_raised: Option<(u64, Timestamp)>,
 }
 
 /// A check of which something is unknown.
@@ -155,7 +157,7 @@ impl Alerts {
             events: Vec::new(),
             changed: 0,
             timeline: Vec::new(),
-            not_raised: 0,
+            not_raised: None,
         }
     }
 
@@ -280,9 +282,19 @@ impl Alerts {
         self.changed
     }
 
-    /// How many alerts were not raised since there were too many.
-    pub fn not_raised(&self) -> u64 {
-        self.not_raised
+    /// What operators should know of the alerts themselves.
+    pub fn problems(&self) -> Vec<v1::Problem> {
+        let told = |(number, since): (u64, Timestamp)| v1::Problem {
+            severity: v1::problem::Severity::Critical.into(),
+            kind: "alerts-not-raised".to_owned(),
+            message: format!(
+                "{number} faults got no alert, since {MAX_UNRESOLVED} alerts were unresolved: `portolan check list` says \
+                 which checks fire; what they expect is probably wrong, or split over too many ports"
+            ),
+            since_at_ms: since.as_millisecond(),
+            ..v1::Problem::default()
+        };
+        self.not_raised.map(told).into_iter().collect()
     }
 
     /// Documents that changed since it was last asked.
@@ -374,7 +386,7 @@ impl Alerts {
     }
 
     /// An alert with what else fires on its host.
-    fn to_wire(&self, alert: &Alert) -> portolan_proto::v1::Alert {
+    fn to_wire(&self, alert: &Alert) -> v1::Alert {
         let of_host = self.index.of_host_of(alert).filter(|id| *id != alert.id);
         let others = of_host.filter_map(|id| self.alerts.get(&id)).take(MAX_OTHERS).map(words::other);
         alert.to_wire(&self.context, others.collect())

@@ -135,7 +135,8 @@ impl Alerts {
                 earlier
             }
             None if self.index.unresolved().len() >= MAX_UNRESOLVED => {
-                self.not_raised = self.not_raised.saturating_add(1);
+                let (number, since) = self.not_raised.unwrap_or((0, now));
+                self.not_raised = Some((number.saturating_add(1), since));
                 return;
             }
             None => Alert { id: (self.ids)(now), ..draft },

@@ -15,6 +15,7 @@ pub(super) fn status(service: &ConsoleService, request: &Request<v1::StatusReque
     let (operator, expires) = ConsoleService::operator(request);
     let mut problems = service.problems.list(Timestamp::now());
     problems.extend(service.policies.problems());
+    problems.extend(service.evaluation.read(|alerts, _| alerts.problems()));
     worst_first(&mut problems);
     let overview = service.evaluation.overview();
     v1::StatusResponse {
