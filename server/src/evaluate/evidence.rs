@@ -55,7 +55,8 @@ impl Evidence {
 
     /// Takes a look, of which everything is news.
     pub(super) fn note(&mut self, look: &[Judged], order: Order, seen: Timestamp) {
-        let old = std::mem::take(&mut self.runs);
+        // Most looks take the place of one that was like them, and there are very many of them.
+        let old = std::mem::replace(&mut self.runs, Vec::with_capacity(look.len()));
         for fresh in look {
             let mut rest = fresh.ports.clone();
             for known in

@@ -23,7 +23,8 @@ pub(super) struct Look<'a> {
 pub(super) struct Vantage {
     pub satellite: SatelliteId,
     pub evidence: Evidence,
-    host: Option<HostLook>,
+    /// Boxed: most checks do not judge hosts.
+    host: Option<Box<HostLook>>,
 }
 
 /// The last look at the host as a whole.
@@ -63,7 +64,7 @@ impl Vantage {
             let state = Some((run.state, run.reason));
             return Some(Glimpse { seen: run.seen, since: run.since, judgement: run.judgement, state });
         }
-        let HostLook { seen, since, up, judgement, .. } = self.host?;
+        let HostLook { seen, since, up, judgement, .. } = **self.host.as_ref()?;
         Some(Glimpse { seen, since, judgement, state: self.answer().filter(|_| up) })
     }
 
@@ -84,7 +85,10 @@ impl Vantage {
             .iter()
             .any(|judged| judged.protocol == Protocol::Tcp && !judged.ports.intersection(open).is_empty());
         let up = look.host.up;
-        if !plan.judges_hosts() || !(up || asked) || self.host.is_some_and(|host| host.order >= look.order) {
+        if !plan.judges_hosts()
+            || !(up || asked)
+            || self.host.as_ref().is_some_and(|host| host.order >= look.order)
+        {
             return None;
         }
         let silent = || {
@@ -97,8 +101,9 @@ impl Vantage {
             false if silent() => Judgement::Mismatch,
             false => Judgement::Inconclusive,
         };
-        let since = self.host.filter(|host| host.up == up).map_or(look.at, |host| host.since);
-        self.host = Some(HostLook { order: look.order, seen: look.at, since, up, judgement });
+        let before = self.host.as_ref().filter(|host| host.up == up);
+        let since = before.map_or(look.at, |host| host.since);
+        self.host = Some(Box::new(HostLook { order: look.order, seen: look.at, since, up, judgement }));
         Some(judgement)
     }
 
@@ -117,7 +122,7 @@ impl Vantage {
                 self.evidence.restore(Run { protocol, judgement, state, reason, ports, order, seen, since });
             }
             (None, state) => {
-                self.host = Some(HostLook { order, seen, since, up: state.is_some(), judgement })
+                self.host = Some(Box::new(HostLook { order, seen, since, up: state.is_some(), judgement }))
             }
             (Some(_), None) => {}
         }
