@@ -500,6 +500,23 @@ scan() {
   esac
 }
 
+# A policy to begin with; one that stands there is its owner's.
+write_policy() {
+  [ ! -e "$home/policy.toml" ] || return 0
+  cat >"$home/policy.toml" <<END
+# What must be so, as seen from the satellite: \`portolan policy apply\` puts it in force.
+version = 1
+
+[[check]]
+name    = "this-machine"
+from    = ["satellite:$satellite"]
+targets = ["127.0.0.1"]
+open    = "$port"                # the server itself
+closed  = "23,2323"
+every   = "5s"
+END
+}
+
 what_next() {
   local again
   again=$(printf '%q' "$repo/deploy/quickstart.sh")
@@ -514,7 +531,10 @@ what_next() {
     'portolan ports' 'what is known to be open' \
     'portolan history 127.0.0.1' 'what changed; start or stop a service, scan again' \
     "portolan scan localhost -p top-100 --from $satellite" 'names, lists; --help shows more' \
-    "portolan scan 127.0.0.1 -p 22,80 --from $satellite -o json" 'for scripts'
+    "portolan scan 127.0.0.1 -p 22,80 --from $satellite -o json" 'for scripts' \
+    "portolan policy apply $(printf '%q' "$home/policy.toml")" 'watch what must be open or closed' \
+    'portolan check list' 'how it is' \
+    'portolan alert watch' 'what is wrong, as it happens'
   echo
   if [ -n "$name" ]; then
     printf 'A satellite on another machine: copy %q there, then type here\n' "$bin/portolan-satellite"
@@ -546,6 +566,7 @@ case $mode in
     serve
     watch_from_here
     scan
+    write_policy
     what_next
     ;;
   stop)
