@@ -7,7 +7,7 @@
 //! - A fault begins when as many as are needed of those that count see it confirmed.
 //! - It ends only through evidence to the contrary: when those that see it confirmed, whether they still count or not,
 //!   are fewer than are needed of themselves and those that count and see the contrary. Evidence that merely vanished
-//!   ends nothing.
+//!   ends nothing, and neither do satellites that are gone.
 //! - A fault that began is firing while one of those that see it confirmed counts, and unknown otherwise.
 //! - Without a fault: unknown when none counts, or when a number is asked for, fewer count, and one of them sees a
 //!   mismatch; pending when one of them sees a mismatch; else ok.
@@ -58,6 +58,9 @@ impl FromIterator<Vote> for Count {
 impl Count {
     /// Whether there is a fault, after there was one or not.
     pub(super) fn is_fault(self, quorum: Quorum, before: bool) -> bool {
+        if before && self.matching == 0 {
+            return true;
+        }
         let confirmed = if before { self.confirmed + self.vanished } else { self.confirmed };
         let of = if before { self.matching + confirmed } else { self.fresh() };
         confirmed >= needed(quorum, of)
@@ -137,6 +140,11 @@ mod tests {
         assert_eq!(state(Quorum::Any, [2, 0, 0, 1], true), Unknown, "nobody who saw it can say");
         assert_eq!(state(Quorum::Majority, [2, 0, 0, 1], true), Ok, "two of three see the contrary");
         assert_eq!(state(Quorum::All, [1, 0, 0, 1], true), Ok);
+        for quorum in [Quorum::Any, Quorum::Majority, Quorum::All, Quorum::AtLeast(2)] {
+            assert_eq!(state(quorum, [0; 4], true), Unknown, "{quorum}: all who saw it are gone");
+            assert_eq!(state(quorum, [1, 0, 0, 0], true), Ok, "{quorum}");
+        }
+        assert_eq!(state(Quorum::AtLeast(2), [0, 0, 1, 0], true), Firing, "one of two is gone");
     }
 
     #[test]

@@ -483,7 +483,7 @@ fn step(held: &mut Held, spec: &CheckSpec, words: &[Word], clock: Timestamp, at:
         // All that ever confirmed it, against those that now see the contrary.
         let still = words.iter().filter(|word| word.confirmed).count();
         let contrary = fresh.len() - seeing.len();
-        still >= need(quorum, still + contrary)
+        contrary == 0 || still >= need(quorum, still + contrary)
     } else {
         confirmed >= need(quorum, fresh.len())
     };

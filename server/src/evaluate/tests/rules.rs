@@ -128,6 +128,20 @@ fn what_was_held_back_fires_and_resolves_in_its_own_time() {
 }
 
 #[test]
+fn a_fault_outlives_the_satellites_that_saw_it() {
+    let mut stage = Stage::new([from([1, 2], check("80", ""))]);
+    stage.look(1, "", "80", "");
+    assert_eq!(stage.state(80), Firing);
+    let told = stage.set([from([2], check("80", ""))]);
+    assert_eq!(steps(&told), [(80, Firing, Unknown)], "the only one that saw it is gone");
+    assert_eq!(stage.set([from([], check("80", ""))]), []);
+    assert_eq!(stage.set([from([3], check("80", ""))]), []);
+    assert_eq!(steps(&stage.look(3, "", "80", "")), [(80, Unknown, Firing)]);
+    stage.set([from([4], check("80", ""))]);
+    assert_eq!(steps(&stage.look(4, "80", "", "")), [(80, Unknown, Ok)], "now somebody sees the contrary");
+}
+
+#[test]
 fn a_time_ahead_of_now_is_now() {
     let mut stage = Stage::new([check("80", "")]);
     let told = stage.see_at(1, &host(HOST, HOST, "", "80", ""), 1_000_000, false);
