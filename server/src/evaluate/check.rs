@@ -25,8 +25,8 @@ pub(super) struct Check {
     expectations: u64,
     /// Of the targets that are there by name.
     pub named: u64,
-    /// When each vantage point last found an address under each name.
-    found: HashMap<SatelliteId, HashMap<String, Timestamp>>,
+    /// When each vantage point last found an address under each name. A name without any is not there.
+    found: HashMap<String, HashMap<SatelliteId, Timestamp>>,
     /// Targets that are there by name, and that no vantage point lately looked at.
     lost: BTreeSet<IpAddr>,
     pub state: State,
@@ -52,8 +52,14 @@ impl Check {
     pub(super) fn counts(&self) -> Counts {
         let seen = self.totals.counts;
         let known = seen.ok + seen.pending + seen.firing;
-        let all = self.expectations.saturating_add(self.named);
+        let all = self.expectations.saturating_add(self.named).saturating_add(self.unfound());
         Counts { unknown: all.saturating_sub(known), ..seen }
+    }
+
+    /// Expectations of names that no vantage point found an address under: one address each, as far as anybody knows.
+    fn unfound(&self) -> u64 {
+        let names = self.plan.spec.names.len().saturating_sub(self.found.len());
+        names.saturating_mul(self.plan.expectations_of_name()) as u64
     }
 
     pub(super) fn scene<'a>(&'a self, address: IpAddr, moment: Moment<'a>) -> Scene<'a> {
@@ -88,13 +94,12 @@ impl Check {
     fn found_under(&mut self, look: &Look<'_>) {
         let name = &look.host.target;
         if self.plan.spec.names.contains(name) {
-            let found = self.found.entry(look.satellite).or_default();
-            match found.get_mut(name) {
-                Some(at) => *at = look.at.max(*at),
-                None => {
-                    found.insert(name.clone(), look.at);
-                }
-            }
+            let found = match self.found.get_mut(name) {
+                Some(found) => found,
+                None => self.found.entry(name.clone()).or_default(),
+            };
+            let at = found.entry(look.satellite).or_insert(look.at);
+            *at = look.at.max(*at);
         }
     }
 
@@ -125,9 +130,9 @@ impl Check {
         for address in self.lost.clone() {
             let moved = self.targets.get(&address).is_some_and(|target| {
                 let scene = self.scene(address, moment);
+                let found = target.name.as_deref().and_then(|name| self.found.get(name));
                 target.vantages.iter().all(|vantage| {
-                    let found = self.found.get(&vantage.satellite);
-                    let at = found.and_then(|found| found.get(target.name.as_deref()?));
+                    let at = found.and_then(|found| found.get(&vantage.satellite));
                     at.is_some_and(|at| scene.is_fresh(vantage.satellite, *at))
                 })
             });
@@ -159,8 +164,11 @@ impl Check {
     /// Expects something else from now on. What is expected as before keeps what is known of it.
     pub(super) fn respec(&mut self, spec: CheckSpec, moment: Moment<'_>, out: &mut Vec<Transition>) {
         let before = std::mem::replace(&mut self.plan, Plan::new(spec));
-        self.found.retain(|satellite, _| self.plan.spec.satellites.contains(satellite));
-        self.found.values_mut().for_each(|found| found.retain(|name, _| self.plan.spec.names.contains(name)));
+        let spec = &self.plan.spec;
+        self.found.retain(|name, found| {
+            found.retain(|satellite, _| spec.satellites.contains(satellite));
+            spec.names.contains(name) && !found.is_empty()
+        });
         (self.named, self.totals) = (0, Totals::default());
         self.expectations = self.plan.expectations();
         let plan = &self.plan;

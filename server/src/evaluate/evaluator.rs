@@ -137,7 +137,9 @@ impl Evaluator {
             if spec.paused || !spec.satellites.contains(&satellite) {
                 continue;
             }
-            let moment = Moment { offline: &self.offline, now: if late { at } else { now }, at, late };
+            // Also a short break is longer than the evidence of a check counts that runs every second.
+            let past = late || check.plan.fresh_until(at) < now;
+            let moment = Moment { offline: &self.offline, now: if past { at } else { now }, at, late };
             if check.note(address, &look, moment, MAX_MACHINES.saturating_sub(self.machines)) {
                 // What was fresh then and is not now is due at the next tick.
                 self.evaluate(place, address, moment.now, at, late, out);

@@ -71,6 +71,11 @@ impl Plan {
         self.policy.len() + if self.is_compared(address) { self.compared.len() } else { 0 }
     }
 
+    /// How many ports something is expected of at a name, wherever it leads.
+    pub(super) fn expectations_of_name(&self) -> usize {
+        self.policy.len()
+    }
+
     /// Whether any vantage point has the address in the baseline.
     fn is_compared(&self, address: IpAddr) -> bool {
         self.spec.satellites.iter().any(|satellite| self.compares(*satellite, address))

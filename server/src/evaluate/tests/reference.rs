@@ -80,7 +80,12 @@ impl Reference {
         let spec = &self.specs[name];
         let named = self.targets.keys().filter(|(check, _)| &**check == name).map(|(_, address)| *address);
         let addresses: BTreeSet<IpAddr> = spec.addresses.iter().chain(named).collect();
-        let mut counts = Counts::default();
+        let found =
+            |wanted: &String| self.found.keys().any(|(check, _, name)| *check == spec.name && name == wanted);
+        let unfound = spec.names.iter().filter(|name| !found(name)).count();
+        let of_policy =
+            PORTS.iter().filter(|(protocol, port)| spec.ports.of(*protocol, *port).is_some()).count();
+        let mut counts = Counts { unknown: (unfound * of_policy) as u64, ..Counts::default() };
         for address in addresses {
             for (protocol, port) in PORTS {
                 if spec
@@ -214,7 +219,7 @@ impl Reference {
                 };
                 self.push((name.clone(), address, None), Entry { judgement, ..entry }, now);
             }
-            let clock = if seen.late { at } else { now };
+            let clock = if seen.late || now.duration_since(at) > window(&spec) { at } else { now };
             self.evaluate(&spec, address, (clock, at, seen.late), &mut out);
         }
         out

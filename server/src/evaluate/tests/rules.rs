@@ -9,6 +9,7 @@ use portolan_common::observation::{PortState, Protocol, Reason};
 use portolan_policy::model::{Quorum, Quorums};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 #[test]
 fn a_fault_is_pending_until_it_is_confirmed_and_ends_when_it_recovers() {
@@ -139,6 +140,36 @@ fn a_fault_outlives_the_satellites_that_saw_it() {
     assert_eq!(steps(&stage.look(3, "", "80", "")), [(80, Unknown, Firing)]);
     stage.set([from([4], check("80", ""))]);
     assert_eq!(steps(&stage.look(4, "80", "", "")), [(80, Unknown, Ok)], "now somebody sees the contrary");
+}
+
+#[test]
+fn what_was_held_back_for_longer_than_it_counts_is_told_too() {
+    let mut stage =
+        Stage::new([CheckSpec { interval: Duration::from_secs(1), confirm: 2, ..check("80", "") }]);
+    stage.look(1, "80", "", "");
+    stage.wait(10);
+    let mut told = Vec::new();
+    for (at, open, closed) in [(3, "", "80"), (4, "", "80"), (6, "80", "")] {
+        told.extend(stage.see_at(1, &host(HOST, HOST, open, closed, ""), at, false));
+    }
+    assert_eq!(steps(&told), [(80, Unknown, Pending), (80, Pending, Firing), (80, Firing, Ok)]);
+    assert!(told.iter().all(|told| !told.late));
+    stage.wait(1);
+    assert_eq!(stage.state(80), Unknown, "as of now nothing is known");
+}
+
+#[test]
+fn a_name_that_leads_nowhere_is_unknown() {
+    let names = ["shop", "mail"].map(str::to_owned).into();
+    let spec = CheckSpec { addresses: AddressSet::default(), names, ..check("80", "23") };
+    let mut stage = Stage::new([spec.clone()]);
+    assert_eq!(stage.counts(), Counts { unknown: 4, ..Counts::default() });
+    stage.see(1, &host("shop", HOST, "80", "23", ""));
+    assert_eq!(stage.counts(), Counts { ok: 2, unknown: 2, ..Counts::default() });
+    stage.wait(1000);
+    assert_eq!(stage.counts(), Counts { unknown: 4, ..Counts::default() });
+    stage.set([CheckSpec { names: ["mail".to_owned()].into(), ..spec }]);
+    assert_eq!(stage.counts(), Counts { unknown: 2, ..Counts::default() });
 }
 
 #[test]
