@@ -126,9 +126,33 @@ impl Evaluator {
     pub fn observe(&mut self, seen: &Sighting<'_>, now: Timestamp, out: &mut Vec<Transition>) {
         let now = self.advance(now);
         let at = seen.at.min(now);
+        // Also a short break is longer than the evidence of a check counts that runs every second.
+        self.take(seen, |check| Some((at, seen.late || check.plan.fresh_until(at) < now)), out);
+    }
+
+    /// Takes back what a satellite had seen of a host before a restart, after faults are restored. It counts for checks
+    /// of which `covered` says that the satellite looked at all of it, and when; for the others it may be of any age.
+    pub fn recall(
+        &mut self,
+        seen: &Sighting<'_>,
+        covered: impl Fn(&str) -> Option<Timestamp>,
+        now: Timestamp,
+        out: &mut Vec<Transition>,
+    ) {
+        let now = self.advance(now);
+        self.take(seen, |check| Some((covered(&check.plan.spec.name)?.min(now), false)), out);
+    }
+
+    /// `when` says for a check when it was seen, and whether it is judged as it was then, not as it is now.
+    fn take(
+        &mut self,
+        seen: &Sighting<'_>,
+        when: impl Fn(&Check) -> Option<(Timestamp, bool)>,
+        out: &mut Vec<Transition>,
+    ) {
+        let now = self.now;
         let Sighting { tenant, satellite, order, late, host, .. } = *seen;
         let address = host.address.to_canonical();
-        let look = Look { satellite, order, at, host };
         let mut found = Vec::new();
         self.index.find(tenant, address, &host.target, &mut found);
         for place in found {
@@ -137,8 +161,8 @@ impl Evaluator {
             if spec.paused || !spec.satellites.contains(&satellite) {
                 continue;
             }
-            // Also a short break is longer than the evidence of a check counts that runs every second.
-            let past = late || check.plan.fresh_until(at) < now;
+            let Some((at, past)) = when(check) else { continue };
+            let look = Look { satellite, order, at, host };
             let moment = Moment { offline: &self.offline, now: if past { at } else { now }, at, late };
             if check.note(address, &look, moment, MAX_MACHINES.saturating_sub(self.machines)) {
                 // What was fresh then and is not now is due at the next tick.
@@ -266,6 +290,13 @@ impl Evaluator {
             untracked: check.totals.untracked,
             vantages,
         })
+    }
+
+    /// Until when each vantage point of a check has looked at every port of every address; without those that have not.
+    pub fn covered(&self, check: &str) -> Vec<(SatelliteId, Timestamp)> {
+        let Some(check) = self.check(check) else { return Vec::new() };
+        let satellites = check.plan.spec.satellites.iter();
+        satellites.filter_map(|satellite| Some((*satellite, check.covered(*satellite)?))).collect()
     }
 
     /// The keys of a check: what is not ok, worst first, then what must be open, as many as the limit allows; and how

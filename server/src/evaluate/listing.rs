@@ -4,6 +4,7 @@ use super::check::Check;
 use super::scene::Moment;
 use super::target::{Port, Target};
 use super::{Expected, Key, Standing, State, VantageSummary};
+use jiff::Timestamp;
 use portolan_common::expectation::Expectation;
 use portolan_common::ids::SatelliteId;
 use portolan_common::observation::Protocol;
@@ -28,6 +29,24 @@ impl Check {
             summary.oldest = None;
         }
         summary
+    }
+
+    /// Until when a vantage point has looked at every port of every address; `None`: it has not.
+    pub(super) fn covered(&self, satellite: SatelliteId) -> Option<Timestamp> {
+        let mut literal = 0u128;
+        let mut oldest: Option<Timestamp> = None;
+        for (address, target) in &self.targets {
+            let Some(vantage) = target.vantage(satellite) else { continue };
+            let runs = vantage.evidence.runs();
+            if runs.iter().map(|run| run.ports.len()).sum::<usize>()
+                < self.plan.expectations_from(satellite, *address)
+            {
+                return None;
+            }
+            literal += u128::from(target.name.is_none());
+            oldest = runs.iter().map(|run| run.seen).chain(oldest).min();
+        }
+        oldest.filter(|_| literal >= self.plan.spec.addresses.len())
     }
 
     /// What is not ok, worst first, then what must be open; and how many expectations are not among these.

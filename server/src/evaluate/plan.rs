@@ -71,6 +71,11 @@ impl Plan {
         self.policy.len() + if self.is_compared(address) { self.compared.len() } else { 0 }
     }
 
+    /// The same as one vantage point sees it.
+    pub(super) fn expectations_from(&self, satellite: SatelliteId, address: IpAddr) -> usize {
+        self.policy.len() + if self.compares(satellite, address) { self.compared.len() } else { 0 }
+    }
+
     /// How many ports something is expected of at a name, wherever it leads.
     pub(super) fn expectations_of_name(&self) -> usize {
         self.policy.len()

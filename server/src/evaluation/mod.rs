@@ -9,6 +9,8 @@ mod clock;
 mod flush;
 mod plan;
 mod start;
+#[cfg(test)]
+mod tests;
 
 use crate::alerts::{AlertChange, Alerts, AlertsError, CheckCounts, Context, SatelliteName};
 use crate::evaluate::{Counts, Evaluator, Sighting, State, Transition};
@@ -225,6 +227,7 @@ impl Evaluation {
         let received = self.clock.at(arrival.received);
         let mut transitions = Vec::new();
         let mut inner = self.inner();
+        self.greet(&mut inner, arrival.satellite, now, &mut transitions);
         for record in &arrival.records {
             let waited = SignedDuration::try_from(record.waited).unwrap_or(SignedDuration::MAX);
             let at = received.saturating_sub(waited).unwrap_or(Timestamp::MIN);
@@ -242,6 +245,24 @@ impl Evaluation {
         }
         if !transitions.is_empty() {
             self.conclude(&mut inner, transitions);
+        }
+    }
+
+    /// Whoever sends is there, although the next tick has not seen it yet: what an outage held back would count for
+    /// nothing otherwise. If it is gone again already, the tick says so.
+    fn greet(
+        &self,
+        inner: &mut Inner,
+        satellite: SatelliteId,
+        now: Timestamp,
+        transitions: &mut Vec<Transition>,
+    ) {
+        let presence = inner.presence.get_mut(&satellite);
+        if let Some(presence) = presence.filter(|presence| presence.told == Some(false)) {
+            presence.told = Some(true);
+            inner.evaluator.set_online(satellite, true, now, transitions);
+            inner.alerts.satellite(satellite, None, Timestamp::now());
+            self.hand_on(inner);
         }
     }
 
@@ -337,6 +358,10 @@ impl Evaluation {
 
     /// Takes up what the policy comes to and what time does, until it is stopped.
     pub async fn keep_until(&self, mut compiled: watch::Receiver<Arc<Compiled>>, stop: CancellationToken) {
+        // Satellites that come and go need not make a difference to what the policy comes to: one may stand in the place
+        // of another of the same name.
+        let mut registered = self.registry.changes();
+        registered.mark_changed();
         let mut covered = Instant::now();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -351,6 +376,7 @@ impl Evaluation {
                     let now = compiled.borrow_and_update().clone();
                     self.expect(now);
                 }
+                Ok(()) = registered.changed() => self.review(&mut self.inner()),
                 _ = ticks.tick() => {
                     self.tick(Instant::now());
                     if covered.elapsed() >= COVERAGE {

@@ -67,36 +67,42 @@ impl Evaluation {
         let steady = self.clock.at(now);
         let coverage = self.store.documents(Kind::Coverage)?;
         let coverage: Vec<_> = coverage.iter().filter_map(|(key, value)| read_coverage(key, value)).collect();
-        let hosts = if coverage.is_empty() { Vec::new() } else { self.known_hosts()? };
+        // By satellite, then by check.
+        let mut covered: HashMap<SatelliteId, HashMap<String, Timestamp>> = HashMap::new();
+        for (check, satellite, at) in &coverage {
+            covered.entry(*satellite).or_default().insert(check.clone(), *at);
+        }
+        let hosts = self.known_hosts(|satellite| covered.contains_key(&satellite))?;
         let mut inner = self.inner();
         let mut transitions = Vec::new();
         let faults = inner.alerts.unresolved().filter_map(saved).collect();
         inner.evaluator.restore(faults, steady, &mut transitions);
-        inner.covered = coverage.iter().map(|(check, id, at)| ((check.clone(), *id), *at)).collect();
-        let mut rare: HashMap<SatelliteId, Timestamp> = HashMap::new();
-        for (check, satellite, at) in coverage {
-            if inner.compiled.check(&check).is_some() {
-                // The oldest of a satellite's checks: nothing is made younger than it is.
-                rare.entry(satellite).and_modify(|oldest| *oldest = at.min(*oldest)).or_insert(at);
-            }
-        }
         for (tenant, satellite, host) in &hosts {
-            let Some(at) = rare.get(satellite) else { continue };
-            let order = Order::default();
-            let sighting = Sighting { tenant, satellite: *satellite, order, at: *at, late: false, host };
-            inner.evaluator.observe(&sighting, steady, &mut transitions);
+            let Some(checks) = covered.get(satellite) else { continue };
+            // When it was seen is said check by check: the inventory has it from whoever looked there, however long ago.
+            let (order, at) = (Order::default(), Timestamp::MIN);
+            let sighting = Sighting { tenant, satellite: *satellite, order, at, late: false, host };
+            let covered = |check: &str| checks.get(check).copied();
+            inner.evaluator.recall(&sighting, covered, steady, &mut transitions);
         }
+        inner.covered = coverage.into_iter().map(|(check, id, at)| ((check, id), at)).collect();
         self.conclude(&mut inner, transitions);
         Ok(())
     }
 
-    /// Every host as each satellite last saw it.
-    fn known_hosts(&self) -> Result<Vec<(String, SatelliteId, HostObservation)>, StoreError> {
+    /// Every host as some satellites last saw it.
+    fn known_hosts(
+        &self,
+        is_of: impl Fn(SatelliteId) -> bool,
+    ) -> Result<Vec<(String, SatelliteId, HostObservation)>, StoreError> {
         let mut hosts = Vec::new();
         for tenant in self.registry.tenants() {
             let mut found: BTreeMap<(SatelliteId, IpAddr), HostObservation> = BTreeMap::new();
             let query = InventoryQuery { tenant: tenant.clone(), host: None, all: true };
             self.store.inventory(&query, |row| {
+                if !is_of(row.satellite) {
+                    return ControlFlow::Continue(());
+                }
                 let host = found.entry((row.satellite, row.address)).or_insert_with(|| HostObservation {
                     target: row.target.clone(),
                     address: row.address,
@@ -129,11 +135,10 @@ impl Evaluation {
         let mut writes = Vec::new();
         let mut standing = BTreeSet::new();
         for check in inner.compiled.checks.iter().filter(|check| check.schedule.interval(wall) >= RARE) {
-            let vantages = inner.evaluator.summary(&check.name).map(|summary| summary.vantages);
-            for vantage in vantages.into_iter().flatten() {
-                let key = (check.name.clone(), vantage.satellite);
+            for (satellite, oldest) in inner.evaluator.covered(&check.name) {
+                let key = (check.name.clone(), satellite);
                 standing.insert(key.clone());
-                let Some(oldest) = vantage.oldest.map(|oldest| self.shown(oldest)) else { continue };
+                let oldest = self.shown(oldest);
                 if inner.covered.get(&key).is_none_or(|known| *known < oldest) {
                     writes.push(DocumentWrite {
                         kind: Kind::Coverage,

@@ -146,15 +146,16 @@ impl Committer {
                     Forward::Nothing => {}
                 }
             }
-            if !statuses.is_empty() {
-                self.policies.note_statuses(self.satellite, statuses, received_at).await?;
-            }
+            // Before anything that may fail: these records are counted, and never come again.
             self.evaluation.observed(&Arrival {
                 tenant: &self.tenant,
                 satellite: self.satellite,
                 received,
                 records,
             });
+            if !statuses.is_empty() {
+                self.policies.note_statuses(self.satellite, statuses, received_at).await?;
+            }
             // Nobody listens when the stream broke; the satellite then asks at its next Hello.
             let _ = self.acks.send(outcome.acked);
         }

@@ -119,3 +119,29 @@ fn flapping_goes_on_for_a_while() {
     let told = stage.wait(15 * 60);
     assert_eq!(steps(&told)[0], (80, Firing, Ok));
 }
+
+#[test]
+fn what_was_covered_is_known_again_and_nothing_else() {
+    let [other, spec] = ["other", "web"].map(|name| CheckSpec { name: name.into(), ..check("80", "23") });
+    let mut stage = Stage::new([spec.clone()]);
+    stage.look(1, "80", "", "");
+    assert_eq!(stage.evaluator.covered("web"), [], "23 was never looked at");
+    stage.look(1, "", "23", "");
+    stage.look(1, "80", "", "");
+    assert_eq!(stage.evaluator.covered("web"), [(satellite(1), second(2))], "80 alone proves nothing of 23");
+    let now = stage.now;
+    let mut stage = Stage::new([spec, other]);
+    let host = host(HOST, HOST, "80", "23", "");
+    let (tenant, satellite, order) = ("default", satellite(1), Default::default());
+    let seen = Sighting { tenant, satellite, order, at: second(0), late: false, host: &host };
+    let mut out = Vec::new();
+    let covered = |check: &str| (check == "web").then_some(second(2));
+    stage.evaluator.recall(&seen, covered, second(now), &mut out);
+    assert_eq!((stage.state(80), stage.state(23)), (Ok, Ok));
+    assert_eq!(stage.evaluator.counts("other").unwrap().unknown, 2, "of it nothing is known");
+    stage.wait(3 * INTERVAL + 3);
+    assert_eq!((stage.state(80), stage.state(23)), (Unknown, Unknown), "it is no younger than it was");
+    let mut stage = Stage::new([check("23", "80")]);
+    stage.evaluator.recall(&seen, |_| Some(second(2)), second(1000), &mut out);
+    assert_eq!(out, [], "nothing is raised of what was long ago");
+}
