@@ -14,7 +14,9 @@ use super::report::Report;
 use super::schedule::{CheckId, Now, Timetable, pop_until, seed};
 use super::spec::{Spec, read_windows};
 use super::{Orders, status};
+use crate::shown::shown;
 use check::Check;
+use portolan_common::names::MAX_NAME;
 use portolan_common::observation::HostObservation;
 use portolan_common::schedule::Schedule;
 use portolan_common::scope::Guard;
@@ -210,14 +212,21 @@ impl<O: Outside> Runner<O> {
         self.blackouts = Blackouts::new(windows.unwrap_or_default());
         self.look_outside(now);
         let mut before = std::mem::take(&mut self.by_name);
+        let mut gone = HashSet::new();
         for wire in assignment.checks {
+            if self.by_name.contains_key(&wire.name) {
+                // The other would run on for ever: what is known of a check is found by its name.
+                let check = shown(&wire.name, MAX_NAME);
+                tracing::error!(check, "the check stands twice in the assignment: the first counts");
+                continue;
+            }
             let digest = digest(&assignment.satellite_name, unreadable.as_deref(), &wire);
             if let Some(known) = before.remove(&wire.name) {
                 if known.digest == digest {
                     self.by_name.insert(wire.name, known);
                     continue;
                 }
-                self.remove(known.id);
+                gone.extend(known.id);
             }
             let spec = match &unreadable {
                 Some(why) => Err(why.clone()),
@@ -229,7 +238,7 @@ impl<O: Outside> Runner<O> {
                     Some(self.add(&wire.name, spec, &schedule, seed, now))
                 }
                 Err(why) => {
-                    tracing::error!(check = %wire.name, "the check does not run: {why}");
+                    tracing::error!(check = shown(&wire.name, MAX_NAME), "the check does not run: {why}");
                     let status = status::failed(&wire.name, self.revision, now.wall.as_millisecond(), &why);
                     self.report(Report::Status(Box::new(status)));
                     None
@@ -237,9 +246,8 @@ impl<O: Outside> Runner<O> {
             };
             self.by_name.insert(wire.name, Known { digest, id });
         }
-        for known in before.into_values() {
-            self.remove(known.id);
-        }
+        gone.extend(before.into_values().filter_map(|known| known.id));
+        self.remove(&gone);
         let used: HashSet<&str> =
             self.checks.values().flat_map(|check| check.names()).map(String::as_str).collect();
         self.names.retain(&used);
@@ -257,12 +265,12 @@ impl<O: Outside> Runner<O> {
         id
     }
 
-    fn remove(&mut self, id: Option<CheckId>) {
-        if let Some(id) = id {
-            self.checks.remove(&id);
-            self.timetable.remove(id);
-            self.give_up(id);
+    fn remove(&mut self, gone: &HashSet<CheckId>) {
+        for id in gone {
+            self.checks.remove(id);
+            self.timetable.remove(*id);
         }
+        self.give_up(gone);
     }
 
     fn order(&mut self, names: &BTreeSet<String>) {

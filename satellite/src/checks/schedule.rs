@@ -137,7 +137,8 @@ impl Timetable {
         if let Some(entry) = self.entries.get_mut(&id) {
             if entry.running {
                 entry.once_more = true;
-            } else {
+            } else if entry.extra.is_none_or(|extra| extra > now.at) {
+                // One that is due already is not noted again, however often it is ordered while nothing can begin.
                 entry.extra = Some(now.at);
                 self.turns.push(Reverse((now.at, id)));
             }

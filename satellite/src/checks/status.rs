@@ -5,6 +5,7 @@ use crate::engine::Refusal;
 use crate::resolve::Unresolved;
 use crate::shown::shown;
 use portolan_common::addresses::{AddressRange, AddressSet};
+use portolan_common::names::MAX_NAME;
 use portolan_proto::v1;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -146,7 +147,8 @@ pub fn status(facts: Facts<'_>) -> v1::CheckStatus {
 /// Of a check that cannot run at all.
 pub fn failed(check: &str, revision: u64, at_ms: i64, why: &str) -> v1::CheckStatus {
     let error = shown(why, MAX_ERROR);
-    v1::CheckStatus { check: check.to_owned(), revision, at_ms, error, ..v1::CheckStatus::default() }
+    // Its name may be what is wrong with it.
+    v1::CheckStatus { check: shown(check, MAX_NAME), revision, at_ms, error, ..v1::CheckStatus::default() }
 }
 
 #[cfg(test)]
@@ -197,6 +199,12 @@ mod tests {
         assert_eq!((status.refusals.len(), status.unresolved.len()), (20, 20));
         assert_eq!((status.unresolved_dropped, status.addresses_dropped), (980, 4000));
         assert!(status.method.starts_with("method-0, ") && status.error.len() <= 1024);
+    }
+
+    #[test]
+    fn so_does_that_of_a_check_whose_name_is_wrong() {
+        let status = failed(&"n".repeat(1 << 20), 3, 4, &"w".repeat(1 << 20));
+        assert!(status.encoded_len() <= 2 * 1024, "{} bytes", status.encoded_len());
     }
 
     /// Answers come in any order; a status that only differs in that would be told again and again.

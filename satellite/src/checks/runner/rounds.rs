@@ -13,7 +13,7 @@ use jiff::Zoned;
 use portolan_common::addresses::{AddressRange, AddressSet};
 use portolan_common::observation::HostObservation;
 use portolan_common::ports::{PortSet, PortSpec};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -313,10 +313,10 @@ impl<O: Outside> Runner<O> {
         self.finish_if_over(id);
     }
 
-    /// A check is no more: nothing more is sent for it.
-    pub(super) fn give_up(&mut self, id: CheckId) {
-        self.sweeps.give_up(id);
-        for ticket in self.tickets.values().filter(|ticket| ticket.check == id) {
+    /// These checks are no more: nothing more is sent for them.
+    pub(super) fn give_up(&mut self, gone: &HashSet<CheckId>) {
+        self.sweeps.give_up(gone);
+        for ticket in self.tickets.values().filter(|ticket| gone.contains(&ticket.check)) {
             ticket.task.abort();
         }
     }

@@ -230,3 +230,18 @@ async fn it_ends_at_once_and_passes_on_what_it_saw() {
     assert_eq!(hosts + 1, run.world.looks(), "all but the one under way");
     assert_eq!(run.world.given_up(), 1);
 }
+
+/// One name is one check, whatever a server says.
+#[tokio::test(start_paused = true)]
+async fn a_name_that_comes_twice_is_run_once_and_ends() {
+    let mut run = Run::start("2026-11-22T12:00:00Z");
+    let other = v1::CheckAssignment { targets: vec!["10.0.0.2".into()], ..check("shop", 1000) };
+    run.assign(1, vec![check("shop", 1000), other], vec![]);
+    run.pass(10.0).await;
+    assert!(run.world.times("10.0.0.1").len() >= 9 && run.world.times("10.0.0.2").is_empty());
+    run.assign(2, vec![], vec![]);
+    run.pass(1.0).await;
+    let looks = run.world.looks();
+    run.pass(10.0).await;
+    assert_eq!(run.world.looks(), looks, "nothing is left of it");
+}

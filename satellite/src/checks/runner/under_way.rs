@@ -5,7 +5,7 @@ use crate::checks::schedule::CheckId;
 use crate::engine::{Looked, Method, SweepSummary};
 use portolan_common::addresses::AddressSet;
 use portolan_common::ports::{PortSet, PortSpec};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 use tokio::task::AbortHandle;
 
@@ -110,9 +110,9 @@ impl Sweeps {
         self.long = self.long.saturating_sub(usize::from(long));
     }
 
-    /// A check is no more.
-    pub fn give_up(&mut self, check: CheckId) {
-        self.waiting.retain(|job| job.check != check);
+    /// These checks are no more.
+    pub fn give_up(&mut self, gone: &HashSet<CheckId>) {
+        self.waiting.retain(|job| !gone.contains(&job.check));
     }
 }
 
@@ -146,7 +146,7 @@ mod tests {
         sweeps.ended(false);
         assert!(sweeps.next().is_none());
         sweeps.ended(true);
-        sweeps.give_up(CheckId(4));
+        sweeps.give_up(&HashSet::from([CheckId(4)]));
         assert_eq!(sweeps.next().map(|job| job.check.0), Some(5));
     }
 }

@@ -315,3 +315,19 @@ proptest! {
         prop_assert!(began.len() as f64 >= (100.0 / (takes + every_ms as f64 / 1000.0)).floor());
     }
 }
+
+/// While nothing can be passed on, nothing begins; whoever orders all the while must not fill the memory.
+#[test]
+fn what_is_due_already_is_not_noted_again() {
+    let mut clocks = Clocks::at("2026-11-22T12:00:00Z");
+    let mut table = Timetable::new(clocks.now());
+    let id = CheckId(1);
+    table.add(id, &every(3600.0), 7, clocks.now());
+    for _ in 0..1000 {
+        clocks.passed += Duration::from_millis(1);
+        table.order(id, clocks.now());
+    }
+    assert!(table.turns.len() <= 3, "{}", table.turns.len());
+    assert_eq!(table.next_due(clocks.now()), Some(id));
+    assert_eq!(table.next_due(clocks.now()), None);
+}
