@@ -83,6 +83,7 @@ pub async fn run(data: DataDir, config_file: PathBuf, shutdown: CancellationToke
     let uplink = Uplink {
         standing,
         orders: orders.clone(),
+        unkept: None,
         guard: guard.clone(),
         data,
         servers: enrollment.servers,

@@ -50,6 +50,8 @@ pub struct Uplink {
     pub standing: Standing,
     /// Where its standing checks are told what to do.
     pub orders: Arc<Orders>,
+    /// An assignment that could not be kept yet.
+    pub unkept: Option<v1::Assignment>,
     /// What the scope file allows.
     pub guard: Arc<ArcSwap<Guard>>,
     /// This start of the process, as the server tells it from others.
@@ -196,6 +198,8 @@ impl Uplink {
             return Ok(End::Renumbered);
         }
         tracing::info!(server_version = %welcome.version, "connected");
+        // It was told which one stands here, and sends what is wanted now.
+        self.unkept = None;
         let clock_offset_ms = welcome.clock_at_ms.saturating_sub(Timestamp::now().as_millisecond());
         self.serve(&up, &mut down, Renewal::new(&facts, clock_offset_ms), &offer, guard).await
     }
@@ -253,6 +257,10 @@ impl Uplink {
                 // Progress that the link has no room for is lost.
                 Some(progress) = self.progress.recv() => drop(up.try_send(message(Up::Progress(progress)))),
                 _ = heartbeat.tick() => {
+                    // The server sends it once, and the disk may have room again.
+                    if let Some(assignment) = self.unkept.take() {
+                        self.take_up(assignment);
+                    }
                     let guard = self.guard.load_full();
                     let beat = v1::Heartbeat {
                         clock_at_ms: Timestamp::now().as_millisecond(),
@@ -292,14 +300,7 @@ impl Uplink {
                     checks = assignment.checks.len(),
                     "new assignment"
                 );
-                // Only what holds after a restart, too, is taken up.
-                match assignment::store(&assignment, &self.data) {
-                    Ok(()) => {
-                        self.standing = Standing::from(&assignment);
-                        self.orders.assign(assignment);
-                    }
-                    Err(error) => tracing::error!(%error, "the assignment is not taken up"),
-                }
+                self.take_up(assignment);
             }
             Down::RunChecks(run) => self.orders.run(run.names),
             Down::Renewal(answer) => match renewal.accept(answer, &self.data) {
@@ -316,6 +317,21 @@ impl Uplink {
             Down::Welcome(_) => {}
         }
         None
+    }
+
+    /// Does from now on what it says: only what holds after a restart, too, so it is kept first, or waits until it can be.
+    fn take_up(&mut self, assignment: v1::Assignment) {
+        match assignment::store(&assignment, &self.data) {
+            Ok(()) => {
+                self.unkept = None;
+                self.standing = Standing::from(&assignment);
+                self.orders.assign(assignment);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the assignment is not taken up; trying again");
+                self.unkept = Some(assignment);
+            }
+        }
     }
 }
 
@@ -401,4 +417,55 @@ enum RenewalError {
     DataDir(#[from] DataDirError),
     #[error("the new certificate cannot be used: {0}")]
     Tls(#[from] rustls::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{EngineContext, SharedLimits};
+    use crate::spool::disk::Disk;
+    use crate::spool::{Clock, SpoolSettings};
+    use portolan_common::scope::Scope;
+
+    fn uplink(data: DataDir) -> Uplink {
+        let guard = Arc::new(ArcSwap::from_pointee(Guard::new(Scope::allowing(&[]))));
+        let spool =
+            Spool::open_on(Arc::new(Disk::default()), SpoolSettings::default(), Clock::system()).unwrap();
+        let spool = Arc::new(spool);
+        let context = EngineContext { guard: guard.clone(), limits: Arc::new(SharedLimits::new()) };
+        let (sender, progress) = mpsc::channel(1);
+        Uplink {
+            data,
+            servers: Vec::new(),
+            proxy: None,
+            scans: Arc::new(Scans::new(context, spool.clone(), sender)),
+            spool,
+            progress,
+            standing: Standing::default(),
+            orders: Arc::default(),
+            unkept: None,
+            guard,
+            process: Uuid::nil(),
+            reconnect_spread: Duration::ZERO,
+        }
+    }
+
+    /// The server sends it once for each connection, and a disk may be full for a while.
+    #[tokio::test]
+    async fn an_assignment_that_cannot_be_kept_waits_until_it_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::new(dir.path());
+        // Something stands in its way.
+        std::fs::create_dir_all(data.assignment_file().join("full")).unwrap();
+        let mut uplink = uplink(data);
+        let assignment = v1::Assignment { revision: 7, ..v1::Assignment::default() };
+        uplink.take_up(assignment.clone());
+        assert_eq!((uplink.standing.revision, uplink.unkept.as_ref()), (0, Some(&assignment)));
+        std::fs::remove_dir_all(uplink.data.assignment_file()).unwrap();
+        let waiting = uplink.unkept.take().unwrap();
+        uplink.take_up(waiting);
+        assert_eq!((uplink.standing.revision, uplink.unkept.as_ref()), (7, None));
+        assert_eq!(uplink.orders.next().await.assignment, Some(assignment));
+        assert_eq!(assignment::load(&uplink.data).revision, 7);
+    }
 }
