@@ -72,7 +72,7 @@ pub async fn run(data: DataDir, config_file: PathBuf, shutdown: CancellationToke
     let spool = Arc::new(Spool::open(&data.spool_dir(), config.spool).map_err(RunError::Spool)?);
     // Until its looks are given up, it serves.
     let prober = Prober::start(context.clone(), CancellationToken::new()).map_err(RunError::Prober)?;
-    let engine = Engine { context: context.clone(), standing: prober };
+    let engine = Engine { context: context.clone(), standing: prober.clone() };
     let assignment = assignment::load(&data);
     let standing = Standing::from(&assignment);
     let orders = Arc::new(Orders::default());
@@ -112,6 +112,14 @@ pub async fn run(data: DataDir, config_file: PathBuf, shutdown: CancellationToke
     tasks.spawn(stopping_scans, "checks", |stop| async move {
         checks::run(orders, engine, check_spool, stop).await;
         Ok(())
+    });
+    tasks.spawn(stopping_scans, "prober of checks", |stop| async move {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Ok(()),
+            // A satellite that looks at nothing any more must not seem well: whoever watches over it starts it anew.
+            why = prober.ended() => Err(why.into()),
+        }
     });
     tasks.spawn(ending_uplink, "uplink", |stop| async move { Ok(uplink.run(stop).await?) });
     tasks.spawn(closing_spool, "spool", |stop| async move {

@@ -114,6 +114,14 @@ impl Standing {
         Ok(Self(Arc::new(Handle(desk))))
     }
 
+    /// Returns when no look is taken any more, with why, in words for the operator: its thread failed, or everything was
+    /// cancelled.
+    pub async fn ended(&self) -> String {
+        let desk = &*self.0.0;
+        desk.closed().await;
+        desk.why_closed()
+    }
+
     /// Takes the look in turn; gently, so that it may wait for others at the same path (at most 200 probes a second and
     /// 20 in flight for each /24 or /64). A silent port takes some 3 s. A look whose future is dropped is given up: no
     /// more is sent for it.

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 /// Looks that wait or are under way, some 300 bytes each; whoever comes later waits for a place.
 const MAX_LOOKS: usize = 16_384;
@@ -20,6 +21,8 @@ pub(in crate::engine) struct Desk {
     inbox: Mutex<Inbox>,
     bell: EventFd,
     places: Arc<Semaphore>,
+    /// Cancelled when no look is taken any more.
+    over: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +48,7 @@ impl Desk {
             inbox: Mutex::default(),
             bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             places: Arc::new(Semaphore::new(MAX_LOOKS)),
+            over: CancellationToken::new(),
         })
     }
 
@@ -106,7 +110,13 @@ impl Desk {
         let calls = std::mem::take(&mut inbox.calls);
         drop(inbox);
         self.places.close();
+        self.over.cancel();
         drop(calls);
+    }
+
+    /// Waits until no look is taken any more.
+    pub(super) async fn closed(&self) {
+        self.over.cancelled().await;
     }
 
     /// Why no look is taken any more.

@@ -165,7 +165,19 @@ async fn it_ends_when_it_is_cancelled() {
     let (looked, ()) = tokio::join!(looking, cancelling);
     assert_eq!(looked, Looked::Failed(ENDED.to_owned()));
     assert_eq!(standing.look(look("127.0.0.68", "1")).await, Looked::Failed(ENDED.to_owned()));
+    assert_eq!(standing.ended().await, ENDED);
     soon("the thread is gone", || Arc::strong_count(&context.limits) == 1).await;
+}
+
+/// Else the satellite would go on as if nothing were.
+#[tokio::test]
+async fn a_thread_that_fails_is_noticed() {
+    let (standing, ..) = standing(EVERYTHING, 100);
+    assert!(tokio::time::timeout(Duration::from_millis(50), standing.ended()).await.is_err());
+    // What a panic would drop.
+    drop(Closing(Arc::clone(&standing.0.0)));
+    assert_eq!(standing.ended().await, BROKEN);
+    assert_eq!(standing.look(look("127.0.0.69", "1")).await, Looked::Failed(BROKEN.to_owned()));
 }
 
 #[tokio::test]
