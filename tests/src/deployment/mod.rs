@@ -2,8 +2,10 @@
 //!
 //! Nothing here knows more than the commands, files and JSON that people script against.
 
+mod alerts;
 mod context;
 mod openssl;
+pub mod policy;
 mod satellite;
 mod scan;
 
@@ -14,6 +16,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+pub use self::alerts::{AlertEvent, AlertWatch};
 pub use self::context::AdminContext;
 pub use self::openssl::{GrpcAnswer, Identity, grpc, pems_below, tls_connection};
 pub use self::satellite::Satellite;

@@ -149,6 +149,11 @@ impl Lab {
         segment
     }
 
+    /// The segments that were made so far.
+    pub fn segments(&self) -> Vec<Segment> {
+        self.state.lock().unwrap().segments.clone()
+    }
+
     /// A new host in a segment (which is made when it does not exist yet).
     #[track_caller]
     pub fn host(&self, segment: &str, name: &str) -> Host {

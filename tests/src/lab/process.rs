@@ -137,6 +137,12 @@ impl Process {
         text_of(&self.stdout)
     }
 
+    /// Its standard output, to be read on while it writes.
+    #[track_caller]
+    pub fn open_stdout(&self) -> File {
+        File::open(&self.stdout).expect("a file below /run")
+    }
+
     /// What it wrote to standard error so far.
     pub fn stderr(&self) -> String {
         text_of(&self.stderr)
