@@ -135,6 +135,7 @@ if [ $bench = yes ]; then
   step cargo build --release --workspace --bins --locked
   step cargo bench --locked -p portolan-tests --bench figures
   step cargo bench --locked -p portolan-tests --bench fleet
+  step cargo bench --locked -p portolan-tests --bench expectations
   step cargo bench --locked -p portolan-server --bench ingest
   step cargo bench --locked -p portolan-satellite --bench spool
   # Packet sockets and a firewall of its own: only root has them.

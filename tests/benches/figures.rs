@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use portolan_tests::deployment::{Deployment, binaries};
 use portolan_tests::lab::{Lab, Program, find_program};
+use portolan_tests::measure::{self, mega, memory, millis};
 use portolan_tests::universe;
 use portolan_tests::wait::wait_until;
 
@@ -32,18 +33,18 @@ fn measure(lab: &Lab) {
     let list = median(|| timed(deployment.console_command(&["satellite", "list"])));
     tell(
         "console, `satellite list` on an idle server",
-        millis(list),
+        &millis(list),
         "50 ms",
         list < Duration::from_millis(50),
     );
     full_scan(&deployment);
     // Memory is looked at after the work, when caches and pools have their size.
     std::thread::sleep(Duration::from_secs(3));
-    memory("satellite, resident when idle", satellite.id(), 20);
-    memory("server, resident when idle", deployment.server_id(), 40);
+    tell_memory("satellite, resident when idle", satellite.id(), 20);
+    tell_memory("server, resident when idle", deployment.server_id(), 40);
     let [_, (_, binary), _] = binaries();
     let size = std::fs::metadata(binary).unwrap().len();
-    tell("satellite binary", mega(size), "12 MB", size < 12_000_000);
+    tell("satellite binary", &mega(size), "12 MB", size < 12_000_000);
 }
 
 fn server_start(deployment: &Deployment) {
@@ -59,7 +60,7 @@ fn server_start(deployment: &Deployment) {
         server.stop(Duration::from_secs(15));
         took
     });
-    tell("server, start to ready", millis(took), "500 ms", took < Duration::from_millis(500));
+    tell("server, start to ready", &millis(took), "500 ms", took < Duration::from_millis(500));
 }
 
 fn full_scan(deployment: &Deployment) {
@@ -78,14 +79,12 @@ fn full_scan(deployment: &Deployment) {
     let (ours, theirs) = (middle(ours), middle(theirs));
     let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
     let measured = format!("{} : {} = {ratio:.2}", millis(ours), millis(theirs));
-    tell("all ports of loopback, portolan : nmap", measured, "1.5", ratio <= 1.5);
+    tell("all ports of loopback, portolan : nmap", &measured, "1.5", ratio <= 1.5);
 }
 
-fn memory(what: &str, id: u32, limit: u64) {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let bytes = resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024;
-    tell(what, mega(bytes), &format!("{limit} MB"), bytes < limit * 1_000_000);
+fn tell_memory(what: &str, id: u32, limit: u64) {
+    let bytes = memory(id, "VmRSS");
+    tell(what, &mega(bytes), &format!("{limit} MB"), bytes < limit * 1_000_000);
 }
 
 fn timed(program: Program) -> Duration {
@@ -103,15 +102,6 @@ fn middle(mut all: Vec<Duration>) -> Duration {
     all[all.len() / 2]
 }
 
-fn millis(time: Duration) -> String {
-    format!("{:.0} ms", time.as_secs_f64() * 1000.0)
-}
-
-fn mega(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1_000_000.0)
-}
-
-fn tell(what: &str, measured: String, target: &str, reached: bool) {
-    let verdict = if reached { "reached" } else { "MISSED" };
-    println!("{what:<46} {measured:>26}   at most {target:<8} {verdict}");
+fn tell(what: &str, measured: &str, limit: &str, reached: bool) {
+    measure::tell(what, measured, limit, Some(reached));
 }

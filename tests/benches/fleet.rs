@@ -10,15 +10,15 @@
 #[path = "../tests/fleet/mod.rs"]
 mod fleet;
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use fleet::{Fleet, memory};
+use fleet::Fleet;
 use nix::mount::{MsFlags, mount};
 use portolan_tests::chance::{self, Chance};
 use portolan_tests::deployment::Deployment;
 use portolan_tests::lab::{Lab, find_program};
+use portolan_tests::measure::{mega, memory, processor_time, seconds, spread_of, tell};
 use portolan_tests::universe;
 
 /// One in this many comes back with a backlog, …
@@ -119,19 +119,19 @@ fn storm(deployment: &Deployment, began: &Instant, fleet: &Fleet, what: &str) {
     let used = processor_time(deployment.server_id()) - used_before;
     println!("\n{what}");
     let within = |time: Option<Duration>| time.map_or_else(|| format!("not in {PATIENCE:?}"), seconds);
-    tell("  all welcomed again", within(back.all_back), "", None);
+    tell("  all welcomed again", &within(back.all_back), "", None);
     let drained = back.drained.is_some_and(|time| time < STORM_LIMIT);
-    tell("  backlogs acked too", within(back.drained), "30 s", Some(drained));
+    tell("  backlogs acked too", &within(back.drained), "30 s", Some(drained));
     if back.drained.is_none() {
         println!("  {} still away, {} behind", back.away, back.behind);
     }
     for (name, times) in [("  `portolan status`", status), ("  `portolan satellite list`", list)] {
         let worst = times.iter().max().copied().unwrap_or_default();
-        tell(name, spread_of(times), "300 ms", Some(worst < COMMAND_LIMIT));
+        tell(name, &spread_of(&times), "300 ms", Some(worst < COMMAND_LIMIT));
     }
-    tell("  commands that failed", wrong.to_string(), "0", Some(wrong == 0));
-    tell("  live record to its ack", spread_of(fleet.take_latencies()), "", None);
-    tell("  server, processor time", seconds(used), "", None);
+    tell("  commands that failed", &wrong.to_string(), "0", Some(wrong == 0));
+    tell("  live record to its ack", &spread_of(&fleet.take_latencies()), "", None);
+    tell("  server, processor time", &seconds(used), "", None);
     tell_memory(deployment, "  server, the most ever resident", "VmHWM");
     let (failures, words) = fleet.failures();
     if failures > failures_before {
@@ -146,51 +146,11 @@ fn settled(deployment: &Deployment) {
     std::thread::sleep(IDLE);
     let used = processor_time(deployment.server_id()) - used;
     let share = 100.0 * used.as_secs_f64() / began.elapsed().as_secs_f64();
-    tell("  server, processor", format!("{share:.0} % of one core"), "", None);
+    tell("  server, processor", &format!("{share:.0} % of one core"), "", None);
     tell_memory(deployment, "  server, resident", "VmRSS");
 }
 
 fn tell_memory(deployment: &Deployment, what: &str, which: &str) {
     let bytes = memory(deployment.server_id(), which);
-    tell(what, mega(bytes), "600 MB", Some(bytes < MEMORY_LIMIT));
-}
-
-/// User and system time of a process.
-fn processor_time(id: u32) -> Duration {
-    let stat = std::fs::read_to_string(Path::new("/proc").join(id.to_string()).join("stat")).unwrap();
-    // Behind the name, which may hold anything: state is field 3, the times are fields 14 and 15.
-    let fields = stat.rsplit_once(')').unwrap().1;
-    let ticks: u64 =
-        fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
-    // USER_HZ is 100 on every Linux.
-    Duration::from_millis(ticks * 10)
-}
-
-/// Median, 99th percentile and worst, of how many.
-fn spread_of(mut times: Vec<Duration>) -> String {
-    times.sort();
-    let Some(worst) = times.last() else { return "none".into() };
-    let at = |share: usize| millis(times[(times.len() * share / 100).min(times.len() - 1)]);
-    format!("{} / {} / {} of {}", at(50), at(99), millis(*worst), times.len())
-}
-
-fn seconds(time: Duration) -> String {
-    format!("{:.2} s", time.as_secs_f64())
-}
-
-fn millis(time: Duration) -> String {
-    format!("{:.0} ms", time.as_secs_f64() * 1000.0)
-}
-
-fn mega(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1_000_000.0)
-}
-
-fn tell(what: &str, measured: String, limit: &str, reached: Option<bool>) {
-    let verdict = match reached {
-        Some(true) => format!("at most {limit:<8} reached"),
-        Some(false) => format!("at most {limit:<8} MISSED"),
-        None => String::new(),
-    };
-    println!("{what:<36} {measured:>36}   {verdict}");
+    tell(what, &mega(bytes), "600 MB", Some(bytes < MEMORY_LIMIT));
 }

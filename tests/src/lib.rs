@@ -7,6 +7,7 @@
 //! - [`deployment`]: a Portolan server, its operator and its satellites, as an administrator would set them up.
 //! - [`client`]: a peer that says on the wire what no honest program would, or that keeps account of all it said.
 //! - [`load`]: a server under a load that can be checked.
+//! - [`measure`]: what benchmarks read off processes, and how they tell it.
 //! - [`chance`]: what is random in a test, and can be repeated.
 //!
 //! A test reads like this:
@@ -39,6 +40,7 @@ pub mod deployment;
 pub mod judge;
 pub mod lab;
 pub mod load;
+pub mod measure;
 pub mod ports;
 pub mod scene;
 pub mod universe;

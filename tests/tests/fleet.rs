@@ -8,9 +8,10 @@ mod fleet;
 
 use std::time::{Duration, Instant};
 
-use fleet::{Fleet, Return, memory};
+use fleet::{Fleet, Return};
 use portolan_tests::chance::Chance;
 use portolan_tests::deployment::Deployment;
+use portolan_tests::measure::memory;
 use portolan_tests::wait::wait_until;
 use portolan_tests::{figure, in_lab, need};
 

@@ -7,7 +7,6 @@ mod roster;
 mod satellite;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -214,14 +213,4 @@ impl Drop for Fleet {
             runtime.shutdown_background();
         }
     }
-}
-
-/// A number of `/proc/ID/status` in bytes, `VmRSS` say.
-#[track_caller]
-pub fn memory(id: u32, what: &str) -> u64 {
-    let path = format!("/proc/{id}/status");
-    let status = std::fs::read_to_string(Path::new(&path)).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));
-    let kilobytes = line.and_then(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kilobytes.unwrap_or_else(|| panic!("no {what} in {path}")) * 1024
 }
