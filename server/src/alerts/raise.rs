@@ -40,7 +40,8 @@ impl Alerts {
                 (_, State::Firing) => self.fires(open, subject, transition, told, now),
                 (Some(id), State::Ok) => {
                     self.see(id, transition);
-                    self.end(id, Ending::AsExpected, told, now);
+                    let ended = if transition.late { moment(transition.at) } else { now };
+                    self.end_at(id, Ending::AsExpected, told, ended, now);
                 }
                 (Some(id), State::Pending | State::Unknown) => {
                     self.see(id, transition);
@@ -152,18 +153,27 @@ impl Alerts {
 
     /// Ends an alert, with the transition that says why.
     fn end(&mut self, id: Uuid, ending: Ending, told: v1::Transition, now: Timestamp) {
+        self.end_at(id, ending, told, now, now);
+    }
+
+    /// The same for what ended before it became known.
+    fn end_at(&mut self, id: Uuid, ending: Ending, told: v1::Transition, ended: Timestamp, now: Timestamp) {
         if let Some(alert) = self.alerts.change(&id) {
             alert.note(told);
         }
-        self.resolve(id, ending, now);
+        self.resolve_at(id, ending, ended, now);
     }
 
     pub(super) fn resolve(&mut self, id: Uuid, ending: Ending, now: Timestamp) {
+        self.resolve_at(id, ending, now, now);
+    }
+
+    fn resolve_at(&mut self, id: Uuid, ending: Ending, ended: Timestamp, now: Timestamp) {
         let Some(before) = self.alerts.get(&id).filter(|alert| alert.is_unresolved()).cloned() else {
             return;
         };
         let mut after = before.clone();
-        after.resolved = Some((now, ending));
+        after.resolved = Some((ended, ending));
         (after.unknown, after.flapping) = (false, false);
         after.changed_at = now;
         self.happened.push(ChangeKind::Resolved, id);

@@ -223,6 +223,10 @@ fn late_faults_are_marked() {
     let alert = only(&alerts);
     assert!(alert.late && alert.transitions[0].late);
     assert_eq!(alert.since_at_ms, at(-3600).as_millisecond());
+    // They lasted as long as they were seen to last, not until that became known.
+    alerts.apply(&[Transition { late: true, at: at(-3000), since: at(-3000), ..healed(443) }], at(1));
+    let alert = alerts.show(&alert.id).unwrap();
+    assert_eq!([alert.resolved_at_ms, alert.changed_at_ms], [at(-3000), at(1)].map(|at| at.as_millisecond()));
 }
 
 #[test]
