@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Deployment;
 use crate::lab::{Finished, Lab};
-use crate::wait::wait_for;
+use crate::wait::{SOON, try_wait_for, wait_for};
 
 /// A policy with the lab's segments as they are at the moment, and what else it says.
 pub fn with_segments(lab: &Lab, rest: &str) -> String {
@@ -63,7 +63,7 @@ impl Deployment {
     #[track_caller]
     pub fn wait_for_check(&self, name: &str, state: &str, limit: Duration) -> Value {
         let mut last = Value::Null;
-        let found = crate::wait::try_wait_for(limit, || {
+        let found = try_wait_for(limit, || {
             last = self.check(name);
             let all = ["ok", "pending", "firing", "unknown"];
             let elsewhere = all.iter().filter(|other| **other != state).any(|other| last[*other] != 0);
@@ -81,10 +81,16 @@ impl Deployment {
         revision.unwrap_or_else(|| panic!("no revision of {name} in {list}"))
     }
 
-    /// Waits until every expectation of a check is met.
+    /// Waits until every expectation of a check is met, as seen from every vantage point that is online.
     #[track_caller]
     pub fn wait_until_ok(&self, name: &str) -> Value {
-        self.wait_for_check(name, "ok", crate::wait::SOON)
+        wait_for(&format!("all of check {name} to be seen from everywhere"), SOON, || {
+            let check = self.check(name);
+            let online =
+                check["vantage_points"].as_array()?.iter().filter(|point| point["status"] == "online");
+            online.clone().all(|point| point["oldest_seen"].is_string()).then_some(())
+        });
+        self.wait_for_check(name, "ok", SOON)
     }
 
     /// Waits for a problem that `portolan status` tells.
