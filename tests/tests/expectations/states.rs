@@ -189,6 +189,39 @@ fn blocked_wants_silence_or_a_devices_word_and_follows_the_firewall() {
 }
 
 #[test]
+fn an_interval_that_cannot_be_held_is_told_and_makes_nothing_unknown() {
+    in_lab!(|lab| {
+        let scene = OpenScene::build(lab);
+        let (place, address) = (&scene.deployment, scene.shop.v4());
+        let dropped = || Firewall::open().drop("office", "dmz", tcp("3000-3199"));
+        lab.firewall(&dropped());
+        // Silence takes four probes and more than two seconds; 200 ports of it take longer at a gentle rate.
+        place.apply(&with_segments(
+            lab,
+            &format!(
+                r#"[[check]]
+                   name = "shut"
+                   from = ["segment:office"]
+                   targets = ["{address}"]
+                   blocked = "3000-3199"
+                   every = "1s"
+                   confirm = 1
+                   recover = 1"#
+            ),
+        ));
+        place.wait_until_ok("shut");
+        let told = wait_for("the real interval to be told", SOON, || {
+            place.check("shut")["vantage_points"][0]["interval_ms"].as_u64()
+        });
+        assert!(told > 2_000, "{told} ms");
+        stays("it is known all the time", Duration::from_secs(15), || place.check("shut")["state"] == "ok");
+        // And what opens is found in one of its turns.
+        lab.firewall(&Firewall::open().drop("office", "dmz", tcp("3000-3098,3100-3199")));
+        place.wait_for_alert("the open path to fire", |alert| is_now(alert, "PortReachable", 3099, "firing"));
+    });
+}
+
+#[test]
 fn a_firewall_rule_that_changes_under_a_running_check_is_noticed() {
     in_lab!(|lab| {
         let scene = OpenScene::build(lab);

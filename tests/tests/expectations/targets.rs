@@ -1,6 +1,9 @@
 //! What is looked at, when: names with several addresses, files with targets, blackouts, baselines.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -8,7 +11,7 @@ use jiff::Timestamp;
 use portolan_tests::deployment::Deployment;
 use portolan_tests::deployment::policy::with_segments;
 use portolan_tests::in_lab;
-use portolan_tests::lab::{Firewall, Place, tcp};
+use portolan_tests::lab::{Firewall, Lab, Place, tcp};
 use portolan_tests::scene::OpenScene;
 use portolan_tests::wait::{SOON, stays, wait_until};
 
@@ -116,6 +119,72 @@ fn files_of_targets_feed_checks_and_a_broken_one_changes_nothing() {
         place.start_with(&config);
         wait_until("both to be looked at", SOON * 2, || place.check("inventory")["ok"] == 2);
     });
+}
+
+#[test]
+fn an_inventory_behind_http_feeds_checks_and_its_last_good_answer_holds() {
+    in_lab!(|lab| {
+        let scene = OpenScene::build(lab);
+        let (place, shop) = (&scene.deployment, &scene.shop);
+        let second = lab.segment("dmz").address(77).0;
+        shop.add_address(second.into());
+        let _listener = shop.listen(&[80]);
+        let inventory = Inventory::start(lab);
+        inventory.answer(&format!("[{{\"targets\": [\"{}:9100\"]}}]", shop.v4()));
+        place.apply(&with_segments(
+            lab,
+            &format!(
+                r#"[[check]]
+                   name = "inventory"
+                   from = ["segment:office"]
+                   targets = [{{ http_sd = "http://{}/targets", refresh = "10s" }}]
+                   open = "80"
+                   every = "1s"
+                   confirm = 1
+                   recover = 1"#,
+                inventory.at
+            ),
+        ));
+        wait_until("the first target to be well", SOON, || place.check("inventory")["ok"] == 1);
+        inventory.answer("this is no JSON");
+        place.wait_for_problem(&inventory.at.to_string(), SOON);
+        assert_eq!(place.check("inventory")["ok"], 1);
+        inventory.answer(&format!("[{{\"targets\": [\"{}\", \"{second}:80\"]}}]", shop.v4()));
+        wait_until("the second target to be well", SOON, || place.check("inventory")["ok"] == 2);
+        wait_until("the problem to be over", SOON, || {
+            !place.console(&["status"]).stdout.contains(&inventory.at.to_string())
+        });
+    });
+}
+
+/// A web server that answers every request with the same text.
+struct Inventory {
+    at: SocketAddr,
+    text: Arc<Mutex<String>>,
+}
+
+impl Inventory {
+    fn start(lab: &Lab) -> Self {
+        let host = lab.host("server", "inventory");
+        let at = host.at(8000);
+        let listener = host.inside(|| TcpListener::bind(at).unwrap());
+        let text = Arc::new(Mutex::new(String::new()));
+        let said = text.clone();
+        thread::spawn(move || {
+            for mut connection in listener.incoming().flatten() {
+                // One read: a request without a body is one packet here.
+                let _request = connection.read(&mut [0; 4096]);
+                let body = said.lock().unwrap().clone();
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
+                let _gone = write!(connection, "{head}Content-Length: {}\r\n\r\n{body}", body.len());
+            }
+        });
+        Self { at, text }
+    }
+
+    fn answer(&self, text: &str) {
+        *self.text.lock().unwrap() = text.to_owned();
+    }
 }
 
 #[test]
