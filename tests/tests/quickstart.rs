@@ -44,7 +44,12 @@ fn it_sets_up_scans_reuses_stops_and_cleans() {
         let policy = quickstart.home.join("quick start/policy.toml");
         let portolan = binaries().into_iter().find(|(name, _)| *name == "portolan").expect("the console").1;
         let context = quickstart.home.join("quick start/admin.toml");
-        let apply = quickstart.host.command(portolan.to_str().expect("UTF-8")).arg("policy").arg("apply").arg(&policy);
+        let apply = quickstart
+            .host
+            .command(portolan.to_str().expect("UTF-8"))
+            .arg("policy")
+            .arg("apply")
+            .arg(&policy);
         apply.env("PORTOLAN_CONTEXT", context).limit(Duration::from_secs(30)).run().ok();
         drop(listener);
         let second = quickstart.run(&[]);

@@ -215,7 +215,8 @@ Transitions
 What else fires there
   tcp/80 on 10.99.2.10 is filtered and must be open
 
-To look closer: portolan scan 10.99.2.10 -p 23 --from office-1
+To look closer
+  portolan scan 10.99.2.10 -p 23 --from office-1
 "
         );
     }
