@@ -33,7 +33,8 @@ fn mistake(file: &Mistakes, found: &Mistake) -> v1::PolicyMistake {
         length: number(length.max(1)),
         message: found.message.clone(),
         hint: found.hint.clone().unwrap_or_default(),
-        text: text.chars().take(MAX_TEXT.max(found.column + length)).collect(),
+        // All of the policy may stand on one line, with many mistakes in it.
+        text: text.chars().take(MAX_TEXT).collect(),
     }
 }
 
@@ -136,6 +137,14 @@ mod tests {
         assert_eq!((first.line, first.column, first.length, first.text.as_str()), (1, 1, 1, "version = 1"));
         assert_eq!((second.line, second.column, second.length), (2, 12, 5));
         assert_eq!((second.text.as_str(), second.file.as_str()), ("open = \"é, 99999\"", "shop.toml"));
+    }
+
+    #[test]
+    fn a_line_is_sent_up_to_a_bound() {
+        let mut file = Mistakes::new("shop.toml", &"x".repeat(100_000));
+        file.add(99_990..99_995, "no target");
+        let report = mistaken(&[file]);
+        assert_eq!((report.mistakes[0].column, report.mistakes[0].text.len()), (99_991, MAX_TEXT));
     }
 
     #[test]
