@@ -275,16 +275,24 @@ impl Alerts {
             return;
         }
         if !self.blind.contains_key(check) {
-            self.blind.insert(check.to_owned(), Blind { since: now, patience: None });
+            self.blind.insert(check.to_owned(), Blind { since: now, able_since: Some(now), patience: None });
         }
-        let Some(Blind { since, patience }) = self.blind.get_mut(check) else { return };
+        let Some(Blind { since, able_since, patience }) = self.blind.get_mut(check) else { return };
         let patience = *patience.get_or_insert_with(|| {
             let interval = SignedDuration::try_from(compiled.schedule.interval(now));
             interval.unwrap_or(SignedDuration::MAX).saturating_mul(3).max(UNKNOWN_AFTER)
         });
+        if now.duration_since(*since) <= patience {
+            return;
+        }
         let since = *since;
         let is_online = |id| self.presence.get(&id).is_some_and(Option::is_none);
-        if now.duration_since(since) > patience && context.vantage_points(compiled).any(is_online) {
+        if !context.vantage_points(compiled).any(is_online) {
+            *able_since = None;
+            return;
+        }
+        // Who comes back after an outage has time to look before it is missed.
+        if now.duration_since(*able_since.get_or_insert(now)) > patience {
             let mut draft = Alert::new(AlertName::CheckUnknown, subject, since, now);
             draft.affected = unknown;
             self.raise(draft, check_transition(check, now, "no recent evidence"), now);

@@ -66,6 +66,8 @@ struct Inner {
     unwritten: Unwritten,
     /// Until when rare checks have been looked at, as it is written.
     covered: HashMap<(String, SatelliteId), Timestamp>,
+    /// How far the wall clock was from steady time at the last tick.
+    drift: SignedDuration,
     /// Who was connected at the last look, and since when that has been so.
     presence: HashMap<SatelliteId, Presence>,
 }
@@ -159,6 +161,7 @@ impl Evaluation {
             baselines: 0,
             unwritten: Unwritten::default(),
             covered: HashMap::new(),
+            drift: SignedDuration::ZERO,
             presence: HashMap::new(),
         };
         let evaluation = Self {
@@ -393,6 +396,11 @@ impl Evaluation {
         let mut inner = self.inner();
         let inner = &mut *inner;
         let (steady, wall) = (self.clock.at(now), Timestamp::now());
+        let drift = self.clock.drift(wall, Instant::now());
+        if drift != inner.drift {
+            inner.alerts.clock_was_set(drift - inner.drift);
+            inner.drift = drift;
+        }
         let mut transitions = Vec::new();
         for (id, offline_since) in inner.note_presence(&self.hub, now) {
             inner.evaluator.set_online(id, offline_since.is_none(), steady, &mut transitions);

@@ -70,6 +70,27 @@ fn a_check_whose_satellites_are_all_away_is_no_alert_of_its_own() {
     alerts.tick(counts(3), at(2000));
     let names: Vec<_> = alerts.current(&[]).iter().map(|alert| alert.labels["alertname"].clone()).collect();
     assert_eq!(names, ["SatelliteOffline", "SatelliteOffline"]);
+    // Who is back has time to look.
+    alerts.satellite(OFFICE, None, at(2001));
+    alerts.tick(counts(3), at(2001));
+    alerts.tick(counts(3), at(2091));
+    told(&mut alerts);
+    alerts.tick(counts(3), at(2092));
+    assert_eq!(told(&mut alerts), ["firing CheckUnknown"]);
+}
+
+#[test]
+fn a_clock_that_is_set_makes_nobody_wait_for_longer_or_less() {
+    for hours in [1, -1] {
+        let mut alerts = alerts();
+        alerts.satellite(OFFICE, None, at(0));
+        alerts.tick(counts(3), at(0));
+        alerts.clock_was_set(SignedDuration::from_hours(hours));
+        alerts.tick(counts(3), at(hours * 3600 + 90));
+        assert!(alerts.current(&[]).is_empty());
+        alerts.tick(counts(3), at(hours * 3600 + 91));
+        assert_eq!(only(&alerts).labels["alertname"], "CheckUnknown");
+    }
 }
 
 #[test]
