@@ -5,6 +5,7 @@ use super::discovery::{self, Answer, AnswerError};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// How long an endpoint may take for its whole answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -13,6 +14,12 @@ const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Files of a pattern.
 const MAX_FILES: usize = 1000;
 const MAX_REDIRECTS: usize = 3;
+/// Patterns that are read at the same time.
+const READINGS: usize = 8;
+
+/// A reading on a file system that hangs keeps its turn for as long as it hangs: with each question it would take one
+/// more of the threads that everything else that blocks needs too.
+static TURNS: Semaphore = Semaphore::const_new(READINGS);
 
 /// A source that gave nothing that can be used.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +113,13 @@ impl Asker {
                 SourceId::File(pattern) => {
                     let directory = self.directory.clone().ok_or(SourceError::NoDirectory)?;
                     let pattern = pattern.clone();
-                    tokio::task::spawn_blocking(move || read_files(&directory, &pattern)).await?
+                    // Never closed.
+                    let turn = TURNS.acquire().await;
+                    let read = tokio::task::spawn_blocking(move || {
+                        let _turn = turn;
+                        read_files(&directory, &pattern)
+                    });
+                    read.await?
                 }
             }
         };
@@ -245,6 +258,18 @@ mod tests {
         let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let error = ask(format!("http://{unused}/")).await.unwrap_err();
         assert!(error.to_string().to_lowercase().contains("refused"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_reading_that_hangs_keeps_its_turn() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("a.json"), "[]").unwrap();
+        let hanging = TURNS.acquire_many(READINGS as u32).await.unwrap();
+        tokio::time::pause();
+        assert!(matches!(file(directory.path(), "a.json").await, Err(SourceError::Late)));
+        tokio::time::resume();
+        drop(hanging);
+        assert!(file(directory.path(), "a.json").await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
