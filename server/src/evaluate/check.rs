@@ -13,6 +13,22 @@ use std::sync::Arc;
 
 /// Addresses of one check that are followed; satellites do not look at more than half as many.
 const MAX_TARGETS: usize = 1 << 17;
+/// Those of them for each name, over all names: a satellite says where names lead, and must not say so without end.
+const MAX_PER_NAME: usize = 256;
+
+/// The targets that are there by name.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Named {
+    targets: usize,
+    expectations: u64,
+}
+
+impl Named {
+    fn add(&mut self, plan: &Plan, address: IpAddr) {
+        self.targets += 1;
+        self.expectations += plan.expectations_at(address) as u64;
+    }
+}
 
 /// See the module.
 pub(super) struct Check {
@@ -23,8 +39,7 @@ pub(super) struct Check {
     pub totals: Totals,
     /// Expectations in all.
     expectations: u64,
-    /// Of the targets that are there by name.
-    pub named: u64,
+    pub named: Named,
     /// When each vantage point last found an address under each name. A name without any is not there.
     found: HashMap<String, HashMap<SatelliteId, Timestamp>>,
     /// Targets that are there by name, and that no vantage point lately looked at.
@@ -41,7 +56,7 @@ impl Check {
             plan,
             targets: BTreeMap::new(),
             totals: Totals::default(),
-            named: 0,
+            named: Named::default(),
             found: HashMap::new(),
             lost: BTreeSet::new(),
             state: State::Unknown,
@@ -52,7 +67,7 @@ impl Check {
     pub(super) fn counts(&self) -> Counts {
         let seen = self.totals.counts;
         let known = seen.ok + seen.pending + seen.firing;
-        let all = self.expectations.saturating_add(self.named).saturating_add(self.unfound());
+        let all = self.expectations.saturating_add(self.named.expectations).saturating_add(self.unfound());
         Counts { unknown: all.saturating_sub(known), ..seen }
     }
 
@@ -80,7 +95,9 @@ impl Check {
         let known = self.targets.get(&address).and_then(|target| target.vantage(look.satellite));
         let known = known.map(|vantage| vantage.evidence.seen_by(look.order)).unwrap_or_default();
         let judged = self.plan.judge(look.satellite, look.host, address, &known);
-        if judged.is_empty() || (self.targets.len() >= MAX_TARGETS && !self.targets.contains_key(&address)) {
+        let is_full = self.targets.len() >= MAX_TARGETS
+            || (name.is_some() && self.named.targets / MAX_PER_NAME >= self.plan.spec.names.len());
+        if judged.is_empty() || (is_full && !self.targets.contains_key(&address)) {
             return false;
         }
         self.found_under(look);
@@ -148,7 +165,9 @@ impl Check {
             target.end_all(&self.scene(address, moment), out);
             self.totals = self.totals - target.totals;
             if target.name.is_some() {
-                self.named = self.named.saturating_sub(self.plan.expectations_at(address) as u64);
+                let expectations = self.plan.expectations_at(address) as u64;
+                self.named.expectations = self.named.expectations.saturating_sub(expectations);
+                self.named.targets = self.named.targets.saturating_sub(1);
             }
         }
         self.lost.remove(&address);
@@ -169,7 +188,7 @@ impl Check {
             found.retain(|satellite, _| spec.satellites.contains(satellite));
             spec.names.contains(name) && !found.is_empty()
         });
-        (self.named, self.totals) = (0, Totals::default());
+        (self.named, self.totals) = (Named::default(), Totals::default());
         self.expectations = self.plan.expectations();
         let plan = &self.plan;
         self.targets.retain(|address, target| {
@@ -186,7 +205,7 @@ impl Check {
                 target.end_host(&old, out);
             }
             if named {
-                self.named += plan.expectations_at(address) as u64;
+                self.named.add(plan, address);
             } else {
                 target.name = None;
             }
@@ -202,12 +221,14 @@ impl Check {
 /// The target at an address, found under a name or for itself.
 pub(super) fn enter<'a>(
     targets: &'a mut BTreeMap<IpAddr, Box<Target>>,
-    named: &mut u64,
+    named: &mut Named,
     scene: &Scene<'_>,
     name: Option<&str>,
 ) -> &'a mut Target {
     let target = targets.entry(scene.address).or_insert_with(|| {
-        *named += if name.is_some() { scene.plan.expectations_at(scene.address) as u64 } else { 0 };
+        if name.is_some() {
+            named.add(scene.plan, scene.address);
+        }
         Box::default()
     });
     if target.name.as_deref() != name {

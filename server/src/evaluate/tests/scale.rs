@@ -45,3 +45,20 @@ fn ports_that_are_seen_one_by_one_stay_few_records() {
     let runs = stage.evaluator.runs("web");
     assert!(runs <= 64, "{runs}");
 }
+
+#[test]
+fn where_names_lead_has_an_end() {
+    let names = ["shop", "mail"].map(str::to_owned).into();
+    let mut stage = Stage::new([CheckSpec { addresses: Default::default(), names, ..check("80", "") }]);
+    for number in 0..1000 {
+        let address = format!("10.1.{}.{}", number / 250, number % 250);
+        stage.see(1, &host("shop", &address, "80", "", ""));
+    }
+    assert_eq!(stage.evaluator.summary("web").unwrap().vantages[0].addresses, 512);
+    // Those that it leads to no more make room.
+    stage.wait(3 * INTERVAL - 2);
+    stage.see(1, &host("shop", "10.1.0.0", "80", "", ""));
+    stage.wait(3);
+    stage.see(1, &host("shop", "10.1.9.9", "80", "", ""));
+    assert_eq!(stage.evaluator.summary("web").unwrap().vantages[0].addresses, 2);
+}
