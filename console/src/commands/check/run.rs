@@ -18,6 +18,9 @@ use tokio::time::{Instant, sleep};
 const POLL: Duration = Duration::from_millis(500);
 /// How long a look may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it may take where a part cannot be looked at, so that nobody ever says that all of it was: longer than a
+/// silent port.
+const HINDERED_PATIENCE: Duration = Duration::from_secs(6);
 
 /// What came of it.
 struct Run {
@@ -71,36 +74,45 @@ async fn order(client: &mut Client, name: &str, no_wait: bool, action: &str) -> 
     Ok(Run { ordered, seen })
 }
 
-/// Until everybody has looked who still may; [`PATIENCE`] at most.
+/// Until everybody has looked who still may; [`PATIENCE`] at most, for those who cannot look at everything
+/// [`HINDERED_PATIENCE`].
 async fn wait(
     client: &mut Client,
     name: &str,
     ordered: &v1::RunCheckResponse,
     action: &str,
 ) -> Result<(v1::GetCheckResponse, Vec<String>), ConsoleError> {
-    let deadline = Instant::now() + PATIENCE;
+    let began = Instant::now();
     loop {
         let request = v1::GetCheckRequest { name: name.to_owned() };
         let answer = client.get_check(ask(request)).await.map_err(ConsoleError::call(action))?.into_inner();
-        let (missing, may_come) = missing(ordered, &answer);
-        if !may_come || Instant::now() >= deadline {
+        let (missing, patience) = missing(ordered, &answer);
+        if began.elapsed() >= patience {
             return Ok((answer, missing));
         }
         sleep(POLL).await;
     }
 }
 
-/// Who was told and has not looked at everything since, and whether one of them still may.
-fn missing(ordered: &v1::RunCheckResponse, answer: &v1::GetCheckResponse) -> (Vec<String>, bool) {
+/// Who was told and has not looked at everything since, and how long to wait for them.
+fn missing(ordered: &v1::RunCheckResponse, answer: &v1::GetCheckResponse) -> (Vec<String>, Duration) {
     let points = answer.check.as_ref().map_or(&[][..], |check| check.vantage_points.as_slice());
     let point = |name: &str| points.iter().find(|point| point.satellite == name);
     let has_looked =
         |name: &&String| point(name).is_some_and(|point| point.oldest_seen_at_ms >= ordered.ordered_at_ms);
     let missing: Vec<_> = ordered.satellites.iter().filter(|name| !has_looked(name)).cloned().collect();
-    let is_there =
-        |name: &String| point(name).is_some_and(|point| point.status() == v1::satellite::Status::Online);
-    let may_come = missing.iter().any(is_there);
-    (missing, may_come)
+    let patience = |point: &v1::CheckVantage| match point.status() {
+        v1::satellite::Status::Online if is_hindered(point) => HINDERED_PATIENCE,
+        v1::satellite::Status::Online => PATIENCE,
+        _ => Duration::ZERO,
+    };
+    let longest = missing.iter().filter_map(|name| point(name)).map(patience).max();
+    (missing, longest.unwrap_or_default())
+}
+
+/// Whether something keeps a vantage point from looking at all that the check asks for.
+fn is_hindered(point: &v1::CheckVantage) -> bool {
+    !point.error.is_empty() || !point.refusals.is_empty() || !point.unresolved.is_empty()
 }
 
 /// What kept vantage points from looking.
@@ -121,14 +133,14 @@ fn exit(run: &Run) -> Exit {
     };
     let check = answer.check.as_ref();
     let state = check.map_or(v1::CheckState::Unknown, v1::Check::state);
-    let is_hindered = check.is_some_and(|check| {
+    let in_part = check.is_some_and(|check| {
         let told =
             check.vantage_points.iter().filter(|point| run.ordered.satellites.contains(&point.satellite));
-        told.into_iter().any(|point| !point.error.is_empty() || !point.refusals.is_empty())
+        told.into_iter().any(is_hindered)
     });
     match state {
         v1::CheckState::Firing | v1::CheckState::Pending => Exit::Violated,
-        _ if !run.ordered.failed.is_empty() || !missing.is_empty() || is_hindered => Exit::Partial,
+        _ if !run.ordered.failed.is_empty() || !missing.is_empty() || in_part => Exit::Partial,
         _ => Exit::Done,
     }
 }
@@ -210,6 +222,26 @@ mod tests {
         assert!(run.seen.is_none() && exit(&run) == Exit::Done);
     }
 
+    fn always(seen: v1::GetCheckResponse) -> crate::fake::Answer<v1::GetCheckRequest, v1::GetCheckResponse> {
+        answer(move |_| Ok(seen.clone()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_never_looks_at_everything_is_not_waited_for_long() {
+        let refused = v1::Refusal { target: "10.1.1.1".into(), ..Default::default() };
+        let mut seen = looked(v1::CheckState::Ok, [5, -1], Status::Online);
+        seen.check.as_mut().unwrap().vantage_points[1].refusals.push(refused);
+        let fake = Fake { get_check: always(seen.clone()), ..server(v1::CheckState::Ok, 0, Status::Online) };
+        let (run, waited) = outcome(fake, false).await;
+        assert!(waited >= HINDERED_PATIENCE && waited < 2 * HINDERED_PATIENCE, "{waited:?}");
+        assert_eq!(exit(&run), Exit::Partial);
+        // Others still may come.
+        seen.check.as_mut().unwrap().vantage_points[0].oldest_seen_at_ms = 0;
+        let fake = Fake { get_check: always(seen), ..server(v1::CheckState::Ok, 0, Status::Online) };
+        let (_, waited) = outcome(fake, false).await;
+        assert!(waited >= PATIENCE, "{waited:?}");
+    }
+
     #[test]
     fn a_vantage_point_that_could_not_look_makes_it_partial() {
         let mut answer = looked(v1::CheckState::Ok, [0, 0], Status::Online);
@@ -221,6 +253,11 @@ mod tests {
         assert_eq!(of(&ordered, &answer), Exit::Done);
         if let Some(check) = &mut answer.check {
             check.vantage_points[1].error = "no raw sockets".into();
+        }
+        assert_eq!(of(&ordered, &answer), Exit::Partial);
+        if let Some(check) = &mut answer.check {
+            let point = &mut check.vantage_points[1];
+            (point.error, point.unresolved) = (String::new(), vec!["shop.internal: no such name".into()]);
         }
         assert_eq!(of(&ordered, &answer), Exit::Partial);
         let failed = vec![v1::SatelliteFailure { satellite: "a".into(), error: "it is offline".into() }];
