@@ -8,9 +8,15 @@ use crate::output::structured::write_one;
 use crate::output::text::printable;
 use crate::output::{Format, View, print, table, warn};
 use crate::session::{self, Client, ask};
+use portolan_common::addresses::parse_network;
+use portolan_common::ports::PortSpec;
 use portolan_proto::v1::{self, satellite::Status as Standing, scan_event::Event};
 use std::io::Write as _;
 use tonic::Status;
+
+/// The most that is looked at again, addresses by ports: a /24 with a thousand ports. What is announced may be as wide as
+/// a whole network; to end it must not send a flood through that.
+const MAX_AGAIN: u128 = 1 << 18;
 
 /// Does what was typed.
 pub fn run(name: &str, global: &Global) -> Result<Exit, ConsoleError> {
@@ -48,6 +54,14 @@ async fn close(client: &mut Client, name: &str) -> Result<(v1::ExpectedChange, V
             ));
             continue;
         }
+        if breadth(expectation).is_none_or(|breadth| breadth > MAX_AGAIN) {
+            gaps.push(format!(
+                "{} on ports {} is too much to look at again: what was last seen there may be old",
+                printable(&expectation.target),
+                printable(&expectation.ports)
+            ));
+            continue;
+        }
         let request = scan_of(expectation, from);
         match look(client, request).await {
             Ok(found) => gaps.extend(found),
@@ -67,6 +81,14 @@ fn online(from: &str, satellites: &[v1::Satellite]) -> Vec<String> {
             && (from == "*" || satellite.segment == from || satellite.name == from)
     };
     satellites.iter().filter(is_meant).map(|satellite| satellite.name.clone()).collect()
+}
+
+/// How much that is, addresses by ports; `None` where it cannot be said.
+fn breadth(expectation: &v1::ChangeExpectation) -> Option<u128> {
+    let network = parse_network(&expectation.target).ok()?;
+    let ports: PortSpec = expectation.ports.parse().ok()?;
+    let bits = u32::from(network.max_prefix_len() - network.prefix_len());
+    1u128.checked_shl(bits)?.checked_mul(ports.len() as u128)
 }
 
 fn scan_of(expectation: &v1::ChangeExpectation, satellites: Vec<String>) -> v1::ScanRequest {
@@ -195,6 +217,18 @@ mod tests {
             ]
         );
         assert_eq!(calls.last().unwrap(), "close CHG31337");
+    }
+
+    #[test]
+    fn what_is_too_wide_is_not_looked_at_again() {
+        let of = |target: &str, ports: &str| {
+            let one = change().expectations.remove(0);
+            breadth(&v1::ChangeExpectation { target: target.into(), ports: ports.into(), ..one })
+        };
+        assert_eq!((of("10.99.2.10", "80"), of("10.99.2.0/24", "80-81,443")), (Some(1), Some(768)));
+        assert_eq!((of("fd00::/64", "80"), of("::/0", "80")), (Some(1 << 64), None));
+        assert!(of("10.99.2.0/24", "1-1024") <= Some(MAX_AGAIN) && of("0.0.0.0/0", "80") > Some(MAX_AGAIN));
+        assert_eq!(of("shop.internal", "80"), None);
     }
 
     #[tokio::test]
