@@ -1,6 +1,6 @@
 //! What each check comes to, given what is there: which satellites do it, on which targets.
 
-use crate::model::{Check, From, Policy, Quorums, Severities, TargetSource};
+use crate::model::{Blackout, Check, From, Policy, Quorums, Severities, TargetSource};
 use ipnet::IpNet;
 use portolan_common::expectation::ExpectedPorts;
 use portolan_common::schedule::{Schedule, Window};
@@ -103,31 +103,31 @@ fn compile_one(name: &str, check: &Check, world: &World) -> CompiledCheck {
     }
 }
 
+/// Whether one of these means a satellite of its tenant.
+fn means(from: &[From], satellite: &str, segment: &str) -> bool {
+    from.iter().any(|from| match from {
+        From::All => true,
+        From::Segment(name) => name == segment,
+        From::Satellite(name) => name == satellite,
+    })
+}
+
 /// The satellites of a tenant that are meant, ascending by name.
 pub fn vantage_points(from: &[From], tenant: &str, world: &World) -> Vec<String> {
-    let meant = |name: &str, facts: &SatelliteFacts| {
-        from.iter().any(|from| match from {
-            From::All => true,
-            From::Segment(segment) => *segment == facts.segment,
-            From::Satellite(satellite) => satellite == name,
-        })
-    };
     world
         .satellites
         .iter()
-        .filter(|(name, facts)| facts.tenant == tenant && meant(name, facts))
+        .filter(|(name, facts)| facts.tenant == tenant && means(from, name, &facts.segment))
         .map(|(name, _)| name.clone())
         .collect()
 }
 
-/// The windows in which a satellite must not send anything.
-pub fn blackouts(policy: &Policy, satellite: &str, facts: &SatelliteFacts) -> Vec<Window> {
-    let world =
-        World { satellites: BTreeMap::from([(satellite.to_owned(), facts.clone())]), ..World::default() };
-    policy
-        .blackouts
-        .values()
-        .filter(|blackout| !vantage_points(&blackout.from, &facts.tenant, &world).is_empty())
-        .map(|blackout| blackout.window.clone())
-        .collect()
+/// The windows in which a satellite must not send anything for a check.
+pub fn blackouts<'a>(
+    blackouts: &'a BTreeMap<String, Blackout>,
+    satellite: &'a str,
+    segment: &'a str,
+) -> impl Iterator<Item = &'a Window> {
+    let meant = blackouts.values().filter(move |blackout| means(&blackout.from, satellite, segment));
+    meant.map(|blackout| &blackout.window)
 }

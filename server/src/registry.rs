@@ -295,6 +295,7 @@ impl Registry {
             ..token
         };
         self.put(record.clone(), Some((hash, used))).await?;
+        self.changes.send_modify(|count| *count += 1);
         Ok((record, issued))
     }
 

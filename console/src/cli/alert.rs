@@ -21,7 +21,7 @@ Examples:
 Example:
   portolan alert show 01a1f82d")]
     Show(AlertId),
-    /// Say that somebody takes care of alerts; it holds until they are resolved
+    /// Say that somebody takes care of alerts; it holds until they are resolved, and when they fire again within 15 min
     #[command(after_help = "\
 Examples:
   portolan alert ack 01a1f82d -m 'firewall team is on it'

@@ -239,8 +239,13 @@ impl Uplink {
             tokio::select! {
                 received = down.message() => match received.map_err(|status| refusal(&status))? {
                     Some(v1::UplinkDown { message: Some(message) }) => {
+                        let is_assignment = matches!(message, Down::Assignment(_));
                         if let Some(end) = self.obey(message, &mut renewal).await {
                             return Ok(end);
+                        }
+                        if is_assignment {
+                            // The server learns at once that it was taken up.
+                            heartbeat.reset_immediately();
                         }
                     }
                     // A later server's message; this version does without it.

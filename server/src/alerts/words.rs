@@ -45,7 +45,7 @@ pub fn summary(alert: &Alert, context: &Context) -> String {
     let verb = if alert.is_unresolved() { "is" } else { "was" };
     let mut text = match &alert.subject {
         Subject::Satellite(id) => format!(
-            "satellite {} {verb} offline, and {} has no evidence from there",
+            "satellite {} {verb} offline: nothing is seen from there for {}",
             context.name_of(*id),
             counted(alert.affected, "check")
         ),
@@ -172,10 +172,14 @@ pub fn transition(transition: &Transition, context: &Context) -> String {
         Expected::Baseline { open: false } => "not open as in the baseline",
     };
     let wrong = matches!(transition.to, State::Pending | State::Firing);
-    let told: Vec<&Sight> = transition.sights.iter().filter(|sight| sight.mismatch == wrong).collect();
+    let mut told: Vec<&Sight> = transition.sights.iter().filter(|sight| sight.mismatch == wrong).collect();
+    if told.is_empty() {
+        // A fault that is not confirmed to be over lasts although the last look found none.
+        told = transition.sights.iter().filter(|sight| !sight.stale).collect();
+    }
     let seen = match transition.key.port {
         Some(_) => states(told.iter().filter_map(|sight| sight.state.map(|(state, _)| state))),
-        None => if wrong { "silent" } else { "up" }.to_owned(),
+        None => if told.iter().all(|sight| sight.state.is_none()) { "silent" } else { "up" }.to_owned(),
     };
     let names: Vec<String> = told.iter().take(NAMED).map(|sight| context.name_of(sight.satellite)).collect();
     let from = match (names.is_empty(), told.len().saturating_sub(NAMED)) {

@@ -290,6 +290,8 @@ fn vantage(
     let (oldest, newest) = summary.seen_at_ms.get(&known.id).copied().unwrap_or_default();
     let status = service.policies.status(&check.name, known.id).unwrap_or_default();
     let is_online = known.satellite.status() == Presence::Online;
+    let (name, segment) = (&known.satellite.name, &known.satellite.segment);
+    let dark_until = service.policies.compiled().dark_until(name, segment, Timestamp::now());
     v1::CheckVantage {
         satellite: known.satellite.name.clone(),
         segment: known.satellite.segment.clone(),
@@ -298,7 +300,12 @@ fn vantage(
         newest_seen_at_ms: newest,
         // Of the ranges beyond those that it named, each has one at least.
         addresses: count(&status.addresses).saturating_add(status.addresses_dropped),
-        error: status.error,
+        error: match dark_until {
+            Some(until) if status.error.is_empty() => {
+                format!("a blackout keeps it from sending anything for checks until {until:.0}")
+            }
+            _ => status.error,
+        },
         refusals: status.refusals,
         unresolved: status
             .unresolved

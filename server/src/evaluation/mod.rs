@@ -16,7 +16,7 @@ use crate::alerts::{AlertChange, Alerts, AlertsError, CheckCounts, Context, Sate
 use crate::evaluate::{Counts, Evaluator, Sighting, State, Transition};
 use crate::policies::Compiled;
 use crate::registry::Registry;
-use crate::store::{Order, Store, StoreError};
+use crate::store::{Order, SatelliteRecord, Store, StoreError};
 use crate::uplink::Hub;
 use clock::SteadyClock;
 use flush::Unwritten;
@@ -37,6 +37,10 @@ const OFFLINE_GRACE: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(500);
 /// How often it is written up to when checks were looked at.
 const COVERAGE: Duration = Duration::from_secs(60);
+/// How often it is looked for blackouts, …
+const DARKNESS: SignedDuration = SignedDuration::from_secs(5);
+/// … and how long after one checks may take to be looked at again.
+const AFTER_DARKNESS: SignedDuration = SignedDuration::from_mins(1);
 /// Changes of alerts that may wait for somebody who watches.
 const EVENTS: usize = 4096;
 /// How long to wait before a write is tried again.
@@ -64,6 +68,10 @@ struct Inner {
     /// As [`Alerts::baselines_revision`] counts: which baselines the evaluator has.
     baselines: u64,
     unwritten: Unwritten,
+    /// Satellites that are in a blackout, with when that was last seen.
+    dark: HashMap<String, Timestamp>,
+    /// When that was last looked at.
+    darkness_at: Option<Timestamp>,
     /// Until when rare checks have been looked at, as it is written.
     covered: HashMap<(String, SatelliteId), Timestamp>,
     /// How far the wall clock was from steady time at the last tick.
@@ -160,6 +168,8 @@ impl Evaluation {
             compiled: Arc::default(),
             baselines: 0,
             unwritten: Unwritten::default(),
+            dark: HashMap::new(),
+            darkness_at: None,
             covered: HashMap::new(),
             drift: SignedDuration::ZERO,
             presence: HashMap::new(),
@@ -216,7 +226,9 @@ impl Evaluation {
     /// The satellites that are there, by id.
     fn satellites(&self) -> BTreeMap<SatelliteId, SatelliteName> {
         let records = self.registry.list();
-        let named = records.into_iter().filter(|record| record.revoked_at_ms == 0).filter_map(|record| {
+        // One that never joined is awaited, not missed.
+        let there = |record: &SatelliteRecord| record.revoked_at_ms == 0 && record.enrolled_at_ms != 0;
+        let named = records.into_iter().filter(there).filter_map(|record| {
             let id = SatelliteId::from_slice(&record.id)?;
             let (name, segment, tenant) = (record.name, record.segment, record.tenant);
             Some((id, SatelliteName { name, segment, tenant }))
@@ -412,9 +424,15 @@ impl Evaluation {
         }
         inner.evaluator.tick(steady, &mut transitions);
         self.conclude(inner, transitions);
-        let Inner { evaluator, alerts, compiled, .. } = inner;
-        let unknown =
-            |check: &CompiledCheck| evaluator.counts(&check.name).map_or(0, |counts| counts.unknown);
+        inner.note_darkness(wall);
+        let Inner { evaluator, alerts, compiled, dark, .. } = inner;
+        // Who must not look is not asked why nothing was seen.
+        let unknown = |check: &CompiledCheck| match evaluator.counts(&check.name) {
+            Some(counts) if !check.satellites.iter().any(|satellite| dark.contains_key(satellite)) => {
+                counts.unknown
+            }
+            _ => 0,
+        };
         let counts = compiled.checks.iter().map(|c| CheckCounts { check: &c.name, unknown: unknown(c) });
         alerts.tick(counts, wall);
         self.hand_on(inner);
@@ -467,6 +485,21 @@ impl Evaluation {
 }
 
 impl Inner {
+    /// Which satellites are in a blackout, or were a moment ago; looked at now and then, since windows are long.
+    fn note_darkness(&mut self, wall: Timestamp) {
+        if self.darkness_at.is_some_and(|at| wall.duration_since(at).abs() < DARKNESS) {
+            return;
+        }
+        self.darkness_at = Some(wall);
+        let context = self.alerts.context().clone();
+        for (_, satellite) in context.satellites() {
+            if self.compiled.dark_until(&satellite.name, &satellite.segment, wall).is_some() {
+                self.dark.insert(satellite.name.clone(), wall);
+            }
+        }
+        self.dark.retain(|_, last| wall.duration_since(*last).abs() < AFTER_DARKNESS);
+    }
+
     /// Who came (`None`) or went, and when, as far as it counts: coming at once, going after a while.
     fn note_presence(&mut self, hub: &Hub, now: Instant) -> Vec<(SatelliteId, Option<Instant>)> {
         let context = self.alerts.context().clone();

@@ -1,7 +1,9 @@
 //! What the policy in force comes to, for whoever judges what is seen.
 
 use ipnet::IpNet;
-use portolan_policy::model::{Maintenance, Segment};
+use jiff::Timestamp;
+use portolan_policy::compile::blackouts;
+use portolan_policy::model::{Blackout, Maintenance, Segment};
 use portolan_policy::{CompiledCheck, Policy};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -17,6 +19,8 @@ pub struct Compiled {
     pub maintenance: BTreeMap<String, Maintenance>,
     /// By name, over all tenants.
     pub segments: BTreeMap<String, Segment>,
+    /// By name.
+    pub blackouts: BTreeMap<String, Blackout>,
     /// By tenant.
     networks: HashMap<String, Networks>,
 }
@@ -42,7 +46,8 @@ impl Compiled {
             }
         }
         let (maintenance, segments) = (policy.maintenance.clone(), policy.segments.clone());
-        Self { version, checks, maintenance, segments, networks }
+        let blackouts = policy.blackouts.clone();
+        Self { version, checks, maintenance, segments, blackouts, networks }
     }
 
     /// The segment that an address of a tenant lies in, by longest prefix.
@@ -60,6 +65,11 @@ impl Compiled {
     pub fn check(&self, name: &str) -> Option<&CompiledCheck> {
         let at = self.checks.binary_search_by(|check| check.name.as_str().cmp(name)).ok()?;
         self.checks.get(at)
+    }
+
+    /// Until when a satellite must not send anything for checks; `None`: it may.
+    pub fn dark_until(&self, satellite: &str, segment: &str, now: Timestamp) -> Option<Timestamp> {
+        blackouts(&self.blackouts, satellite, segment).filter_map(|window| window.end(now)).max()
     }
 
     /// The networks of every segment of a tenant, in the order of the segments' names.

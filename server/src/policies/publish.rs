@@ -124,7 +124,8 @@ impl Policies {
         if !current.assignments.fits(&record.name) {
             return None;
         }
-        let blackouts = blackouts(&current.policy, &record.name, &world::facts(record, live, None));
+        let blackouts: Vec<Window> =
+            blackouts(&current.policy.blackouts, &record.name, &record.segment).cloned().collect();
         let digest = current.assignments.digest(&record.name, &blackouts);
         Some(Part { digest, blackouts, is_too_old })
     }

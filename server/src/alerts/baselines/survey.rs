@@ -119,16 +119,30 @@ impl Survey {
         let mut ports = BaselinePorts::default();
         let mut seen: BTreeMap<SatelliteId, BTreeSet<IpAddr>> = BTreeMap::new();
         for ((address, protocol, satellite), runs) in &self.hosts {
-            seen.entry(*satellite).or_default().insert(*address);
+            if self.is_looked_at(*address, *satellite) {
+                seen.entry(*satellite).or_default().insert(*address);
+            }
             set(&mut ports, (*address, *protocol), *satellite, Self::open(runs));
         }
         ports.seen = seen.into_iter().map(|(id, addresses)| (id, addresses.into_iter().collect())).collect();
         ports
     }
 
+    /// Whether a vantage point has looked at all of the check's ports of an address. Where it has not, what it did not
+    /// look at would count as closed, and be new when it does.
+    fn is_looked_at(&self, address: IpAddr, satellite: SatelliteId) -> bool {
+        Protocol::ALL.iter().copied().all(|protocol| {
+            let runs = self.hosts.get(&(address, protocol, satellite)).map_or(&[][..], Vec::as_slice);
+            let looked = runs.iter().fold(PortSet::default(), |all, seen| all.union(&seen.ports));
+            self.scope.ports.of(protocol).difference(&looked).is_empty()
+        })
+    }
+
     /// Addresses of the check that nobody looked at, of those that are written out.
     pub(super) fn unseen(&self) -> u64 {
-        let seen: AddressSet = self.hosts.keys().map(|(address, ..)| *address).collect();
+        let hosts =
+            self.hosts.keys().filter(|(address, _, satellite)| self.is_looked_at(*address, *satellite));
+        let seen: AddressSet = hosts.map(|(address, ..)| *address).collect();
         u64::try_from(self.scope.reach.addresses().difference(&seen).len()).unwrap_or(u64::MAX)
     }
 }
