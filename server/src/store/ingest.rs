@@ -372,12 +372,18 @@ impl Pending<'_> {
             if first {
                 known.state.first_seen = moment;
             }
-            if known.state.target != host.target && is_name(&host.target) {
+            let other_name = known.state.target != host.target && is_name(&host.target);
+            if other_name {
                 self.names.insert((host.target.clone(), host.address));
             }
-            if first || runs != known.state.runs || known.state.target != host.target {
+            // Several checks may write one address in several ways, each in its turn: that alone is not worth a write,
+            // unless it tells the name of a host that had none. A name is not given up for an address or a network.
+            let has_name = is_name(&known.state.target);
+            if first || runs != known.state.runs || (other_name && !has_name) {
                 known.state.runs = runs;
-                known.state.target.clone_from(&host.target);
+                if other_name || !has_name {
+                    known.state.target.clone_from(&host.target);
+                }
                 known.changed = true;
             }
             for change in &changes {
@@ -425,7 +431,8 @@ impl Pending<'_> {
     fn finish(self) -> Result<Writes, StoreError> {
         let Self { view, batch, hosts, names: seen, mut writes, packer, .. } = self;
         packer.finish(&mut writes);
-        let mut names: BTreeMap<Vec<u8>, NameRecord> = BTreeMap::new();
+        // With whether they say anything new.
+        let mut names: BTreeMap<Vec<u8>, (NameRecord, bool)> = BTreeMap::new();
         for ((address, protocol), host) in hosts.iter().filter(|(_, host)| host.changed) {
             let prefix = keys::host(&batch.tenant, *address, batch.satellite, *protocol);
             write_parts(&mut writes, &prefix, &host.state, host.parts);
@@ -434,17 +441,19 @@ impl Pending<'_> {
             let key = keys::name(&batch.tenant, &name);
             if !names.contains_key(&key) {
                 let known = view.get(&key)?.map(|bytes| decode(&bytes)).transpose()?;
-                names.insert(key.clone(), known.unwrap_or_default());
+                names.insert(key.clone(), (known.unwrap_or_default(), false));
             }
-            if let Some(record) = names.get_mut(&key) {
-                let address = convert::address_to_wire(address);
-                record.addresses.retain(|known| *known != address);
+            let address = convert::address_to_wire(address);
+            if let Some((record, is_new)) = names.get_mut(&key)
+                && !record.addresses.contains(&address)
+            {
+                *is_new = true;
                 record.addresses.push(address);
                 let surplus = record.addresses.len().saturating_sub(ADDRESSES_PER_NAME);
                 record.addresses.drain(..surplus);
             }
         }
-        for (key, record) in names {
+        for (key, (record, _)) in names.into_iter().filter(|(_, (_, is_new))| *is_new) {
             writes.put(key, encode(&record));
         }
         Ok(writes)

@@ -359,6 +359,31 @@ async fn inventory_and_history_tell_what_was_seen() {
     assert_eq!(first_seen, [FirstSeen { satellite: SATELLITE, at: at(1) }]);
 }
 
+/// Checks write one address in several ways, each in its turn.
+#[tokio::test]
+async fn a_host_keeps_its_name() {
+    let f = Fixture::new();
+    let seen = |sequence: u64, target: &str, state: PortState| {
+        let runs = vec![run(state, PortSet::single(22))];
+        let host = HostObservation { target: target.into(), ..host(sequence as i64, runs) };
+        item(sequence, vec![host])
+    };
+    let target = || f.inventory(true, None)[0].target.clone();
+    f.ingest(vec![seen(1, "10.0.0.0/24", PortState::Open)]).await;
+    f.ingest(vec![seen(2, "shop.internal", PortState::Open)]).await;
+    assert_eq!(target(), "shop.internal", "it had none");
+    f.ingest(vec![seen(3, "10.0.0.1", PortState::Open)]).await;
+    f.ingest(vec![seen(4, "10.0.0.0/24", PortState::Closed)]).await;
+    assert_eq!(target(), "shop.internal", "a network is no name");
+    f.ingest(vec![seen(5, "www.internal", PortState::Closed)]).await;
+    assert_eq!(target(), "shop.internal", "not worth a write of its own");
+    for name in ["shop.internal", "www.internal"] {
+        assert_eq!(f.store.addresses_of("default", name).unwrap(), [address()]);
+    }
+    f.ingest(vec![seen(6, "www.internal", PortState::Open)]).await;
+    assert_eq!(target(), "www.internal");
+}
+
 /// The worst host there is: every second port open. Its record is split, and shrinks again.
 #[tokio::test]
 async fn no_value_is_larger_than_sled_bears() {
