@@ -181,6 +181,7 @@ impl Alerts {
             reach: Reach::of(check),
             satellites: context.vantage_points(check).collect(),
             ports: check.ports.all(),
+            watch: check.ports.watch.clone(),
         })
     }
 

@@ -226,8 +226,7 @@ impl Evaluation {
     /// The satellites that are there, by id.
     fn satellites(&self) -> BTreeMap<SatelliteId, SatelliteName> {
         let records = self.registry.list();
-        // One that never joined is awaited, not missed.
-        let there = |record: &SatelliteRecord| record.revoked_at_ms == 0 && record.enrolled_at_ms != 0;
+        let there = |record: &SatelliteRecord| record.revoked_at_ms == 0;
         let named = records.into_iter().filter(there).filter_map(|record| {
             let id = SatelliteId::from_slice(&record.id)?;
             let (name, segment, tenant) = (record.name, record.segment, record.tenant);
@@ -414,7 +413,8 @@ impl Evaluation {
             inner.drift = drift;
         }
         let mut transitions = Vec::new();
-        for (id, offline_since) in inner.note_presence(&self.hub, now) {
+        let joined = |id| self.registry.get(id).is_some_and(|record| record.enrolled_at_ms != 0);
+        for (id, offline_since) in inner.note_presence(&self.hub, joined, now) {
             inner.evaluator.set_online(id, offline_since.is_none(), steady, &mut transitions);
             let since = offline_since.map(|since| {
                 let since = SignedDuration::try_from(now.duration_since(since)).unwrap_or_default();
@@ -501,12 +501,21 @@ impl Inner {
     }
 
     /// Who came (`None`) or went, and when, as far as it counts: coming at once, going after a while.
-    fn note_presence(&mut self, hub: &Hub, now: Instant) -> Vec<(SatelliteId, Option<Instant>)> {
+    fn note_presence(
+        &mut self,
+        hub: &Hub,
+        joined: impl Fn(SatelliteId) -> bool,
+        now: Instant,
+    ) -> Vec<(SatelliteId, Option<Instant>)> {
         let context = self.alerts.context().clone();
         self.presence.retain(|id, _| context.satellite(*id).is_some());
         let mut changed = Vec::new();
         for (id, _) in context.satellites() {
             let online = hub.live(id).is_some();
+            // One that never joined is awaited, not missed.
+            if !online && !self.presence.contains_key(&id) && !joined(id) {
+                continue;
+            }
             let presence = self.presence.entry(id).or_insert(Presence { online, since: now, told: None });
             if presence.online != online {
                 (presence.online, presence.since) = (online, now);

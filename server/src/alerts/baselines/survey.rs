@@ -30,6 +30,8 @@ pub struct BaselineScope {
     pub satellites: BTreeSet<SatelliteId>,
     /// Every port of it.
     pub ports: PortSpec,
+    /// Those that are compared with the baseline.
+    pub watch: PortSpec,
 }
 
 /// What the inventory has of a check's targets.
@@ -128,13 +130,13 @@ impl Survey {
         ports
     }
 
-    /// Whether a vantage point has looked at all of the check's ports of an address. Where it has not, what it did not
+    /// Whether a vantage point has looked at all ports of an address that are compared. Where it has not, what it did not
     /// look at would count as closed, and be new when it does.
     fn is_looked_at(&self, address: IpAddr, satellite: SatelliteId) -> bool {
         Protocol::ALL.iter().copied().all(|protocol| {
             let runs = self.hosts.get(&(address, protocol, satellite)).map_or(&[][..], Vec::as_slice);
             let looked = runs.iter().fold(PortSet::default(), |all, seen| all.union(&seen.ports));
-            self.scope.ports.of(protocol).difference(&looked).is_empty()
+            self.scope.watch.of(protocol).difference(&looked).is_empty()
         })
     }
 

@@ -13,7 +13,7 @@ fn a_satellite_is_one_alert() {
     alerts.satellite(OFFICE, Some(at(-30)), at(1));
     assert_eq!(told(&mut alerts), ["firing SatelliteOffline"]);
     let alert = only(&alerts);
-    assert_eq!(alert.summary, "satellite office-1 is offline, and 1 check has no evidence from there");
+    assert_eq!(alert.summary, "satellite office-1 is offline: nothing is seen from there for 1 check");
     assert_eq!(alert.command, "portolan satellite show office-1");
     assert_eq!((alert.severity.as_str(), alert.labels["segment"].as_str()), ("critical", "office"));
     assert_eq!(alert.labels["satellite"], "office-1");
