@@ -153,6 +153,21 @@ impl Schedule {
     }
 }
 
+impl Schedule {
+    /// When so many more runs were due since a time: nights and weekends without any do not count. The end of all times
+    /// when there are not so many.
+    pub fn after_runs(&self, since: Timestamp, runs: u32) -> Timestamp {
+        let at = match self {
+            Self::Every(every) => {
+                let all = jiff::SignedDuration::try_from(every.saturating_mul(runs));
+                all.ok().and_then(|all| since.checked_add(all).ok())
+            }
+            Self::Cron(cron) => (0..runs).try_fold(since, |at, _| cron.next_after(at)),
+        };
+        at.unwrap_or(Timestamp::MAX)
+    }
+}
+
 /// `30s`, or the cron expression.
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -263,6 +278,16 @@ mod tests {
             assert!(flaw.message.contains(message), "{text}: {}", flaw.message);
         }
         assert!(parse_every("500ms").is_err() && parse_every("31d").is_err() && parse_every("30d").is_ok());
+    }
+
+    #[test]
+    fn runs_are_counted_over_nights_and_weekends() {
+        let every = Schedule::Every(Duration::from_secs(60));
+        assert_eq!(every.after_runs(at("2026-11-20T18:59:30Z"), 3), at("2026-11-20T19:02:30Z"));
+        let work = Schedule::Cron(Cron::new("*/30 8-18 * * 1-5", "UTC").unwrap());
+        // A Friday.
+        assert_eq!(work.after_runs(at("2026-11-20T10:00:05Z"), 3), at("2026-11-20T11:30:00Z"));
+        assert_eq!(work.after_runs(at("2026-11-20T18:30:05Z"), 3), at("2026-11-23T09:00:00Z"));
     }
 
     #[test]

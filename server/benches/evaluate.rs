@@ -12,6 +12,7 @@ use portolan_common::expectation::ExpectedPorts;
 use portolan_common::ids::SatelliteId;
 use portolan_common::observation::{HostObservation, PortDetail, PortState, Protocol, Reason, StateRun};
 use portolan_common::ports::{PortSet, PortSpec};
+use portolan_common::schedule::Schedule;
 use portolan_policy::model::Quorums;
 use portolan_server::evaluate::{CheckSpec, Evaluator, Sighting};
 use portolan_server::store::Order;
@@ -93,7 +94,7 @@ impl Layout {
                 ..ExpectedPorts::default()
             },
             baseline: None,
-            interval: Duration::from_secs(INTERVAL.into()),
+            schedule: Schedule::Every(Duration::from_secs(INTERVAL.into())),
             confirm: 2,
             recover: 2,
             quorum: Quorums::default(),

@@ -279,8 +279,7 @@ impl Alerts {
         }
         let Some(Blind { since, able_since, patience }) = self.blind.get_mut(check) else { return };
         let patience = *patience.get_or_insert_with(|| {
-            let interval = SignedDuration::try_from(compiled.schedule.interval(now));
-            interval.unwrap_or(SignedDuration::MAX).saturating_mul(3).max(UNKNOWN_AFTER)
+            compiled.schedule.after_runs(now, 3).duration_since(now).max(UNKNOWN_AFTER)
         });
         if now.duration_since(*since) <= patience {
             return;

@@ -1,17 +1,22 @@
 //! A check made ready to judge what is seen.
 
 use super::{CheckSpec, Expected};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use portolan_common::addresses::AddressSet;
 use portolan_common::expectation::{Expectation, Judgement};
 use portolan_common::ids::SatelliteId;
 use portolan_common::observation::{HostObservation, PortState, Protocol, Reason, StateRun};
 use portolan_common::ports::{PortSet, PortSpec};
+use portolan_common::schedule::Schedule;
 use portolan_policy::model::Quorum;
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::net::IpAddr;
 
 /// Evidence counts for so many intervals.
-const FRESH_INTERVALS: i32 = 3;
+const FRESH_INTERVALS: u32 = 3;
+/// Answers that a plan remembers.
+const KNOWN: usize = 8;
 /// A host that must have so many TCP ports open, or more, and answers on none of them is told to be down.
 const HOST_PORTS: usize = 2;
 
@@ -32,8 +37,9 @@ pub(super) struct Plan {
     policy: PortSpec,
     /// Ports that are compared with a baseline.
     compared: PortSpec,
-    /// How long evidence counts.
-    window: SignedDuration,
+    /// Until when evidence counts that was seen in which times, as it was last worked out: from, up to, until. A cron
+    /// expression is slow to ask, and gives the same answer from one of its times to the next.
+    known: RefCell<VecDeque<(Timestamp, Timestamp, Timestamp)>>,
 }
 
 impl Plan {
@@ -44,13 +50,24 @@ impl Plan {
             Some(_) => spec.ports.watch.difference(&policy),
             None => PortSpec::default(),
         };
-        let interval = SignedDuration::try_from(spec.interval).unwrap_or(SignedDuration::MAX);
-        Self { policy, compared, window: interval.saturating_mul(FRESH_INTERVALS), spec }
+        Self { policy, compared, known: RefCell::default(), spec }
     }
 
     /// When evidence of that time stops to count: from right after this on.
     pub(super) fn fresh_until(&self, seen: Timestamp) -> Timestamp {
-        seen.checked_add(self.window).unwrap_or(Timestamp::MAX)
+        let schedule = &self.spec.schedule;
+        if let Schedule::Every(_) = schedule {
+            return schedule.after_runs(seen, FRESH_INTERVALS);
+        }
+        let mut known = self.known.borrow_mut();
+        if let Some((.., until)) = known.iter().find(|(from, to, _)| *from <= seen && seen < *to) {
+            return *until;
+        }
+        let next = schedule.after_runs(seen, 1);
+        let until = schedule.after_runs(next, FRESH_INTERVALS - 1);
+        known.push_front((seen, next, until));
+        known.truncate(KNOWN);
+        until
     }
 
     /// Whether the check looks at an address, and under which name if it is not for the address itself.

@@ -5,11 +5,11 @@ use portolan_common::expectation::ExpectedPorts;
 use portolan_common::ids::SatelliteId;
 use portolan_common::observation::Protocol;
 use portolan_common::ports::PortSet;
+use portolan_common::schedule::Schedule;
 use portolan_policy::model::Quorums;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// One check of the policy in force. Its name is its identity: what is known of its ports survives a new spec of the
 /// same name, as far as they are expected to be the same.
@@ -31,8 +31,8 @@ pub struct CheckSpec {
     pub ports: ExpectedPorts,
     /// What `ports.watch` is compared with.
     pub baseline: Option<Arc<BaselinePorts>>,
-    /// The usual time between two looks; evidence counts for three of them.
-    pub interval: Duration,
+    /// When it is looked at; evidence counts until three more looks were due.
+    pub schedule: Schedule,
     /// Observations in a row that make a fault, 1 at least.
     pub confirm: u32,
     /// Observations in a row that end one, 1 at least.

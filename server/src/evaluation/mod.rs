@@ -209,7 +209,7 @@ impl Evaluation {
         let compiled = inner.compiled.clone();
         let spec_of = |check: &CompiledCheck| {
             let baseline = inner.alerts.baseline_ports(&check.name);
-            plan::spec_of(check, baseline, |name| ids.get(name).copied(), wall)
+            plan::spec_of(check, baseline, |name| ids.get(name).copied())
         };
         let specs = compiled.checks.iter().map(spec_of).collect();
         inner.baselines = inner.alerts.baselines_revision();

@@ -1,7 +1,6 @@
 //! From compiled checks to what the evaluator is to expect.
 
 use crate::evaluate::{BaselinePorts, CheckSpec};
-use jiff::Timestamp;
 use portolan_common::addresses::AddressSet;
 use portolan_common::ids::SatelliteId;
 use portolan_common::targets::{Target, parse_all};
@@ -14,7 +13,6 @@ pub(super) fn spec_of(
     check: &CompiledCheck,
     baseline: Option<Arc<BaselinePorts>>,
     id_of: impl Fn(&str) -> Option<SatelliteId>,
-    now: Timestamp,
 ) -> CheckSpec {
     let mut ranges = Vec::new();
     let mut names = BTreeSet::new();
@@ -45,7 +43,7 @@ pub(super) fn spec_of(
         exclude,
         ports: check.ports.clone(),
         baseline,
-        interval: check.schedule.interval(now),
+        schedule: check.schedule.clone(),
         confirm: check.confirm,
         recover: check.recover,
         quorum: check.quorum,

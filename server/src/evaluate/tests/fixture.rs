@@ -8,6 +8,7 @@ use portolan_common::expectation::ExpectedPorts;
 use portolan_common::ids::SatelliteId;
 use portolan_common::observation::{HostObservation, PortDetail, PortState, Protocol, Reason, StateRun};
 use portolan_common::ports::{PortSet, PortSpec};
+use portolan_common::schedule::Schedule;
 use portolan_policy::model::{Quorum, Quorums};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -46,7 +47,7 @@ pub(super) fn check(open: &str, closed: &str) -> CheckSpec {
         exclude: AddressSet::default(),
         ports: ExpectedPorts { open: or_none(open), closed: or_none(closed), ..ExpectedPorts::default() },
         baseline: None,
-        interval: Duration::from_secs(60),
+        schedule: Schedule::Every(Duration::from_secs(60)),
         confirm: 1,
         recover: 1,
         quorum: Quorums { open: Quorum::Any, closed: Quorum::Any, blocked: Quorum::Any },

@@ -9,6 +9,7 @@ use portolan_common::expectation::ExpectedPorts;
 use portolan_common::ids::SatelliteId;
 use portolan_common::observation::{HostObservation, PortState, Protocol, Reason, StateRun};
 use portolan_common::ports::{PortSet, PortSpec};
+use portolan_common::schedule::Schedule;
 use portolan_policy::model::{Quorum, Quorums};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -135,7 +136,7 @@ fn spec(name: &'static str) -> impl Strategy<Value = CheckSpec> {
                     exclude,
                     ports,
                     baseline,
-                    interval: Duration::from_secs(minutes * 60),
+                    schedule: Schedule::Every(Duration::from_secs(minutes * 60)),
                     confirm,
                     recover,
                     quorum: Quorums { open, closed, blocked },

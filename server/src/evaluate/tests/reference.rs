@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use portolan_common::expectation::{Expectation, Judgement};
 use portolan_common::ids::SatelliteId;
 use portolan_common::observation::{PortState, Protocol, Reason};
+use portolan_common::schedule::Schedule;
 use portolan_policy::model::Quorum;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -385,7 +386,8 @@ fn covers(spec: &CheckSpec, address: IpAddr, target: &str) -> bool {
 }
 
 fn window(spec: &CheckSpec) -> SignedDuration {
-    SignedDuration::try_from(spec.interval).unwrap() * 3
+    let Schedule::Every(every) = spec.schedule else { unreachable!("no check here runs by cron") };
+    SignedDuration::try_from(every).unwrap() * 3
 }
 
 fn expectation(

@@ -6,6 +6,7 @@ use crate::evaluate::*;
 use portolan_common::addresses::AddressSet;
 use portolan_common::expectation::Expectation;
 use portolan_common::observation::{PortState, Protocol, Reason};
+use portolan_common::schedule::{Cron, Schedule};
 use portolan_policy::model::{Quorum, Quorums};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -144,8 +145,11 @@ fn a_fault_outlives_the_satellites_that_saw_it() {
 
 #[test]
 fn what_was_held_back_for_longer_than_it_counts_is_told_too() {
-    let mut stage =
-        Stage::new([CheckSpec { interval: Duration::from_secs(1), confirm: 2, ..check("80", "") }]);
+    let mut stage = Stage::new([CheckSpec {
+        schedule: Schedule::Every(Duration::from_secs(1)),
+        confirm: 2,
+        ..check("80", "")
+    }]);
     stage.look(1, "80", "", "");
     stage.wait(10);
     let mut told = Vec::new();
@@ -170,6 +174,25 @@ fn a_name_that_leads_nowhere_is_unknown() {
     assert_eq!(stage.counts(), Counts { unknown: 4, ..Counts::default() });
     stage.set([CheckSpec { names: ["mail".to_owned()].into(), ..spec }]);
     assert_eq!(stage.counts(), Counts { unknown: 2, ..Counts::default() });
+}
+
+#[test]
+fn evidence_counts_over_a_night_without_looks() {
+    // 1970-01-12 13:46:40 is when it begins, a Monday.
+    let cron = Cron::new("*/5 8-14 * * 1-5", "UTC").unwrap();
+    let mut stage = Stage::new([CheckSpec { schedule: Schedule::Cron(cron), ..check("80", "") }]);
+    stage.now = 4300; // 14:58:20
+    stage.look(1, "80", "", "");
+    stage.now += 17 * 3600; // 07:58:21, after a night
+    stage.wait(1);
+    assert_eq!(stage.state(80), Ok);
+    stage.wait(13 * 60); // 08:11: three more were due
+    assert_eq!(stage.state(80), Unknown);
+    stage.look(1, "80", "", "");
+    stage.wait(200);
+    assert_eq!(stage.state(80), Ok);
+    stage.wait(900);
+    assert_eq!(stage.state(80), Unknown);
 }
 
 #[test]
