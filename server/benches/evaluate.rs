@@ -95,6 +95,7 @@ impl Layout {
             },
             baseline: None,
             schedule: Schedule::Every(Duration::from_secs(INTERVAL.into())),
+            pace: Duration::ZERO,
             confirm: 2,
             recover: 2,
             quorum: Quorums::default(),

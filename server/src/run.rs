@@ -123,9 +123,9 @@ pub async fn run(
     );
     let policies = Arc::new(policies.await?);
     let evaluation = {
-        let (store, registry, hub, compiled) =
-            (store.clone(), registry.clone(), hub.clone(), policies.compiled());
-        let load = move || Evaluation::load(store, registry, hub, compiled);
+        let (store, registry, hub, policies) =
+            (store.clone(), registry.clone(), hub.clone(), policies.clone());
+        let load = move || Evaluation::load(store, registry, hub, policies);
         Arc::new(tokio::task::spawn_blocking(load).await.map_err(std::io::Error::other)??)
     };
 

@@ -13,6 +13,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Ports that deviate, or must be open, and are followed over all checks; about 300 bytes each. What is beyond that is
 /// unknown, and counted.
@@ -95,6 +96,17 @@ impl Evaluator {
         targets.for_each(|target| target.scheduled = None);
         self.machines = self.checks.iter().map(|check| check.totals.machines).sum();
         for place in 0..self.checks.len() {
+            self.evaluate_all(place, now, out);
+        }
+    }
+
+    /// Takes another pace of a check that stays as it is otherwise.
+    pub fn set_pace(&mut self, check: &str, pace: Duration, now: Timestamp, out: &mut Vec<Transition>) {
+        let now = self.advance(now);
+        let Some(place) = self.places.get(check).copied() else { return };
+        let Some(check) = self.checks.get_mut(place) else { return };
+        if check.plan.spec.pace != pace {
+            check.plan.set_pace(pace);
             self.evaluate_all(place, now, out);
         }
     }

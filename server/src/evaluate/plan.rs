@@ -1,7 +1,7 @@
 //! A check made ready to judge what is seen.
 
 use super::{CheckSpec, Expected};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use portolan_common::addresses::AddressSet;
 use portolan_common::expectation::{Expectation, Judgement};
 use portolan_common::ids::SatelliteId;
@@ -12,6 +12,7 @@ use portolan_policy::model::Quorum;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// Evidence counts for so many intervals.
 const FRESH_INTERVALS: u32 = 3;
@@ -53,8 +54,20 @@ impl Plan {
         Self { policy, compared, known: RefCell::default(), spec }
     }
 
+    /// Takes another pace; nothing else changes.
+    pub(super) fn set_pace(&mut self, pace: Duration) {
+        self.spec.pace = pace;
+    }
+
     /// When evidence of that time stops to count: from right after this on.
     pub(super) fn fresh_until(&self, seen: Timestamp) -> Timestamp {
+        let pace = SignedDuration::try_from(self.spec.pace).unwrap_or(SignedDuration::MAX);
+        let by_pace = seen.checked_add(pace.saturating_mul(FRESH_INTERVALS as i32)).unwrap_or(Timestamp::MAX);
+        self.due(seen).max(by_pace)
+    }
+
+    /// When as many looks were due after that time as evidence counts for.
+    fn due(&self, seen: Timestamp) -> Timestamp {
         let schedule = &self.spec.schedule;
         if let Schedule::Every(_) = schedule {
             return schedule.after_runs(seen, FRESH_INTERVALS);

@@ -10,6 +10,7 @@ use portolan_policy::model::Quorums;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One check of the policy in force. Its name is its identity: what is known of its ports survives a new spec of the
 /// same name, as far as they are expected to be the same.
@@ -33,6 +34,9 @@ pub struct CheckSpec {
     pub baseline: Option<Arc<BaselinePorts>>,
     /// When it is looked at; evidence counts until three more looks were due.
     pub schedule: Schedule,
+    /// What satellites need from one look to the next where they cannot keep to the schedule; zero: they can. Evidence
+    /// counts for three of those too.
+    pub pace: Duration,
     /// Observations in a row that make a fault, 1 at least.
     pub confirm: u32,
     /// Observations in a row that end one, 1 at least.

@@ -14,7 +14,7 @@ mod tests;
 
 use crate::alerts::{AlertChange, Alerts, AlertsError, CheckCounts, Context, SatelliteName};
 use crate::evaluate::{Counts, Evaluator, Sighting, State, Transition};
-use crate::policies::Compiled;
+use crate::policies::{Compiled, Policies};
 use crate::registry::Registry;
 use crate::store::{Order, SatelliteRecord, Store, StoreError};
 use crate::uplink::Hub;
@@ -25,7 +25,7 @@ use portolan_common::ids::SatelliteId;
 use portolan_common::observation::HostObservation;
 use portolan_policy::CompiledCheck;
 use portolan_proto::v1;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, broadcast, watch};
@@ -37,6 +37,8 @@ const OFFLINE_GRACE: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(500);
 /// How often it is written up to when checks were looked at.
 const COVERAGE: Duration = Duration::from_secs(60);
+/// How many times its interval a check may take, for its evidence to count as long as that.
+const MAX_SLOWNESS: u32 = 10;
 /// How often it is looked for blackouts, …
 const DARKNESS: SignedDuration = SignedDuration::from_secs(5);
 /// … and how long after one checks may take to be looked at again.
@@ -54,6 +56,7 @@ pub struct Evaluation {
     store: Store,
     registry: Arc<Registry>,
     hub: Arc<Hub>,
+    policies: Arc<Policies>,
     clock: SteadyClock,
     events: broadcast::Sender<AlertChange>,
     dirty: Notify,
@@ -157,7 +160,7 @@ impl Evaluation {
         store: Store,
         registry: Arc<Registry>,
         hub: Arc<Hub>,
-        compiled: Arc<Compiled>,
+        policies: Arc<Policies>,
     ) -> Result<Self, StoreError> {
         let (wall, now) = (Timestamp::now(), Instant::now());
         let clock = SteadyClock::start(wall, now);
@@ -174,11 +177,13 @@ impl Evaluation {
             drift: SignedDuration::ZERO,
             presence: HashMap::new(),
         };
+        let compiled = policies.compiled();
         let evaluation = Self {
             inner: Mutex::new(inner),
             store,
             registry,
             hub,
+            policies,
             clock,
             events: broadcast::Sender::new(EVENTS),
             dirty: Notify::new(),
@@ -209,7 +214,7 @@ impl Evaluation {
         let compiled = inner.compiled.clone();
         let spec_of = |check: &CompiledCheck| {
             let baseline = inner.alerts.baseline_ports(&check.name);
-            plan::spec_of(check, baseline, |name| ids.get(name).copied())
+            plan::spec_of(check, baseline, self.pace_of(check, wall), |name| ids.get(name).copied())
         };
         let specs = compiled.checks.iter().map(spec_of).collect();
         inner.baselines = inner.alerts.baselines_revision();
@@ -221,6 +226,27 @@ impl Evaluation {
         self.conclude(inner, transitions);
         inner.alerts.set_context(Arc::new(context), wall);
         self.hand_on(inner);
+    }
+
+    /// What satellites need from one look to the next where they cannot keep to the schedule, as far as that is believed:
+    /// evidence that is ten times as old as it should be is none, whatever they say.
+    fn pace_of(&self, check: &CompiledCheck, now: Timestamp) -> Duration {
+        let most = check.schedule.interval(now).saturating_mul(MAX_SLOWNESS);
+        self.policies.interval_needed(&check.name).min(most)
+    }
+
+    /// Satellites said anew how they fare with these checks.
+    pub fn fares(&self, checks: &BTreeSet<String>) {
+        let (wall, now) = (Timestamp::now(), self.clock.at(Instant::now()));
+        let mut inner = self.inner();
+        let inner = &mut *inner;
+        let mut transitions = Vec::new();
+        for check in checks.iter().filter_map(|check| inner.compiled.check(check)) {
+            inner.evaluator.set_pace(&check.name, self.pace_of(check, wall), now, &mut transitions);
+        }
+        if !transitions.is_empty() {
+            self.conclude(inner, transitions);
+        }
     }
 
     /// The satellites that are there, by id.

@@ -7,11 +7,13 @@ use portolan_common::targets::{Target, parse_all};
 use portolan_policy::CompiledCheck;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What is expected of a check. Satellites that never enrolled give no evidence and are left out by `id_of`.
 pub(super) fn spec_of(
     check: &CompiledCheck,
     baseline: Option<Arc<BaselinePorts>>,
+    pace: Duration,
     id_of: impl Fn(&str) -> Option<SatelliteId>,
 ) -> CheckSpec {
     let mut ranges = Vec::new();
@@ -44,6 +46,7 @@ pub(super) fn spec_of(
         ports: check.ports.clone(),
         baseline,
         schedule: check.schedule.clone(),
+        pace,
         confirm: check.confirm,
         recover: check.recover,
         quorum: check.quorum,

@@ -51,8 +51,9 @@ async fn fixture() -> Fixture {
     let file = portolan_policy::PolicyFile { name: "policy.toml".into(), text: POLICY.into() };
     let apply = crate::policies::Apply { files: vec![file], ..Default::default() };
     assert!(policies.apply(apply, wall()).await.unwrap().applied);
-    let evaluation = Evaluation::load(store, registry.clone(), hub.clone(), policies.compiled()).unwrap();
-    let (policies, evaluation) = (Arc::new(policies), Arc::new(evaluation));
+    let policies = Arc::new(policies);
+    let evaluation = Evaluation::load(store, registry.clone(), hub.clone(), policies.clone()).unwrap();
+    let evaluation = Arc::new(evaluation);
     Fixture { _directory: directory, registry, hub, policies, evaluation }
 }
 

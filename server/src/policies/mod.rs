@@ -42,6 +42,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
 use world::Scopes;
 
@@ -245,6 +246,11 @@ impl Policies {
     /// What a satellite last said of a check.
     pub fn status(&self, check: &str, satellite: SatelliteId) -> Option<v1::CheckStatus> {
         self.statuses.of(check, satellite)
+    }
+
+    /// The longest interval that satellites need for a check whose own they cannot hold; zero: they hold it.
+    pub fn interval_needed(&self, check: &str) -> Duration {
+        self.statuses.interval_needed(check)
     }
 
     /// The networks of every segment of a tenant.

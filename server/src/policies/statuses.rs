@@ -3,10 +3,12 @@
 use crate::store::{DocumentWrite, Kind, Store, StoreError};
 use jiff::Timestamp;
 use portolan_common::ids::SatelliteId;
+use portolan_common::schedule::MAX_EVERY;
 use portolan_proto::v1;
 use prost::Message as _;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// As the wire's contract bounds them.
 const MAX_ERROR: usize = 1024;
@@ -45,6 +47,13 @@ impl Statuses {
     /// What a satellite last said of a check.
     pub fn of(&self, check: &str, satellite: SatelliteId) -> Option<v1::CheckStatus> {
         self.known().get(check)?.get(&satellite).cloned()
+    }
+
+    /// The longest interval that satellites need for a check whose own they cannot hold; zero: they hold it.
+    pub fn interval_needed(&self, check: &str) -> Duration {
+        let known = self.known();
+        let of_each = known.get(check).into_iter().flatten().map(|(_, status)| status.interval_ms);
+        Duration::from_millis(of_each.max().unwrap_or_default()).min(MAX_EVERY)
     }
 
     /// Keeps what a satellite says of its checks, the last of each; returns once that is on the disk.
@@ -176,6 +185,13 @@ mod tests {
             assert_eq!(statuses.of("x", b).unwrap().error.chars().count(), MAX_ERROR);
             assert!(statuses.of("y", b).is_none());
         }
+        let slow = |interval_ms| v1::CheckStatus { interval_ms, ..status("y", "") };
+        statuses.note(a, vec![slow(4000)], now).await.unwrap();
+        statuses.note(b, vec![slow(u64::MAX)], now).await.unwrap();
+        assert_eq!(statuses.interval_needed("y"), MAX_EVERY);
+        statuses.note(b, vec![slow(0)], now).await.unwrap();
+        assert_eq!(statuses.interval_needed("y"), Duration::from_secs(4));
+        assert_eq!(statuses.interval_needed("x"), Duration::ZERO);
         statuses.prune(|check, satellite| check == "x" && satellite == a, now).await.unwrap();
         for statuses in [&statuses, &Statuses::load(store.clone()).unwrap()] {
             assert!(statuses.of("x", a).is_some());

@@ -154,7 +154,9 @@ impl Committer {
                 records,
             });
             if !statuses.is_empty() {
+                let checks = statuses.iter().map(|status| status.check.clone()).collect();
                 self.policies.note_statuses(self.satellite, statuses, received_at).await?;
+                self.evaluation.fares(&checks);
             }
             // Nobody listens when the stream broke; the satellite then asks at its next Hello.
             let _ = self.acks.send(outcome.acked);

@@ -48,6 +48,7 @@ pub(super) fn check(open: &str, closed: &str) -> CheckSpec {
         ports: ExpectedPorts { open: or_none(open), closed: or_none(closed), ..ExpectedPorts::default() },
         baseline: None,
         schedule: Schedule::Every(Duration::from_secs(60)),
+        pace: Duration::ZERO,
         confirm: 1,
         recover: 1,
         quorum: Quorums { open: Quorum::Any, closed: Quorum::Any, blocked: Quorum::Any },
@@ -162,6 +163,13 @@ impl Stage {
     pub(super) fn online(&mut self, number: u128, online: bool) -> Vec<Transition> {
         let mut out = Vec::new();
         self.evaluator.set_online(satellite(number), online, second(self.now), &mut out);
+        out
+    }
+
+    /// What it takes from one look of [`check`] to the next changes.
+    pub(super) fn pace(&mut self, seconds: i64) -> Vec<Transition> {
+        let (mut out, pace) = (Vec::new(), Duration::from_secs(seconds.unsigned_abs()));
+        self.evaluator.set_pace("web", pace, second(self.now), &mut out);
         out
     }
 

@@ -137,6 +137,7 @@ fn spec(name: &'static str) -> impl Strategy<Value = CheckSpec> {
                     ports,
                     baseline,
                     schedule: Schedule::Every(Duration::from_secs(minutes * 60)),
+                    pace: Duration::ZERO,
                     confirm,
                     recover,
                     quorum: Quorums { open, closed, blocked },

@@ -85,6 +85,21 @@ fn evidence_counts_for_three_intervals() {
 }
 
 #[test]
+fn an_interval_that_cannot_be_held_is_not_what_counts() {
+    let mut stage = Stage::new([check("80", "23")]);
+    stage.look(1, "80", "23", "");
+    assert_eq!(stage.pace(5 * INTERVAL), []);
+    stage.wait(15 * INTERVAL);
+    assert_eq!(stage.counts().ok, 2);
+    stage.wait(1);
+    assert_eq!(stage.counts().unknown, 2);
+    stage.look(1, "", "80,23", "");
+    stage.wait(4 * INTERVAL);
+    assert_eq!(stage.state(80), Firing);
+    assert_eq!(steps(&stage.pace(0)), [(80, Firing, Unknown)], "it is held again");
+}
+
+#[test]
 fn a_fault_outlives_its_evidence() {
     let mut stage = Stage::new([check("80", "")]);
     assert_eq!(steps(&stage.look(1, "", "80", "")), [(80, Unknown, Firing)]);
