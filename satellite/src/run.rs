@@ -79,7 +79,7 @@ pub async fn run(data: DataDir, config_file: PathBuf, shutdown: CancellationToke
     // Without waiting for the server.
     orders.assign(assignment);
     let (progress_sender, progress) = mpsc::channel(PROGRESS);
-    let scans = Arc::new(Scans::new(context, spool.clone(), progress_sender));
+    let scans = Arc::new(Scans::new(context, spool.clone(), progress_sender, orders.darkness()));
     let uplink = Uplink {
         standing,
         orders: orders.clone(),

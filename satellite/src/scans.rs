@@ -43,6 +43,8 @@ pub struct Scans {
     table: Mutex<Table>,
     /// Cancelled when the satellite ends: nothing is begun any more.
     ending: CancellationToken,
+    /// In a blackout nothing is begun, and what runs sends nothing.
+    dark: watch::Receiver<bool>,
 }
 
 /// What was asked for and has no end in the spool yet.
@@ -59,10 +61,15 @@ struct Steering {
 }
 
 impl Scans {
-    /// None at first. `progress` is sent only while there is room.
-    pub fn new(context: EngineContext, spool: Arc<Spool>, progress: mpsc::Sender<v1::ScanProgress>) -> Self {
+    /// None at first. `progress` is sent only while there is room; while `dark` nothing is sent.
+    pub fn new(
+        context: EngineContext,
+        spool: Arc<Spool>,
+        progress: mpsc::Sender<v1::ScanProgress>,
+        dark: watch::Receiver<bool>,
+    ) -> Self {
         let ending = CancellationToken::new();
-        Self { context, spool, progress, table: Mutex::default(), ending }
+        Self { context, spool, progress, table: Mutex::default(), ending, dark }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -88,16 +95,24 @@ impl Scans {
         if table.running.contains_key(&id) || table.refused.contains(&id) {
             return;
         }
-        if table.running.len() < MAX_SCANS {
+        let dark = *self.dark.borrow();
+        if table.running.len() < MAX_SCANS && !dark {
             let cancel = self.ending.child_token();
             let (pause, paused) = watch::channel(false);
-            let control = Control { cancel: cancel.clone(), pause: paused };
+            let control = Control { cancel: cancel.clone(), pause: either(paused, self.dark.clone()) };
             table.running.insert(id, Steering { cancel, pause });
             tokio::spawn(self.clone().run(id, start, control));
         } else if table.refused.len() < MAX_REFUSED {
             table.refused.insert(id);
             // Without the message: while the spool stands still, nothing large may wait for it.
-            tokio::spawn(self.clone().refuse(id));
+            let why = match dark {
+                true => {
+                    "the policy has a blackout for this satellite now: it sends nothing until that is over"
+                        .into()
+                }
+                false => format!("{MAX_SCANS} scans are running on this satellite already"),
+            };
+            tokio::spawn(self.clone().refuse(id, why));
         } else {
             tracing::warn!(
                 scan = %id,
@@ -128,8 +143,7 @@ impl Scans {
         self.table().running.remove(&id);
     }
 
-    async fn refuse(self: Arc<Self>, id: ScanId) {
-        let why = format!("{MAX_SCANS} scans are running on this satellite already");
+    async fn refuse(self: Arc<Self>, id: ScanId, why: String) {
         self.push_end(id, Timestamp::now(), end::failed(why)).await;
         self.table().refused.remove(&id);
     }
@@ -249,6 +263,25 @@ impl Scans {
     }
 }
 
+/// True while one of both is. It ends with the first; the second stays as it was when it ends.
+fn either(mut first: watch::Receiver<bool>, mut second: watch::Receiver<bool>) -> watch::Receiver<bool> {
+    let (both, either) = watch::channel(*first.borrow_and_update() || *second.borrow_and_update());
+    tokio::spawn(async move {
+        let mut follows = true;
+        loop {
+            tokio::select! {
+                changed = first.changed() => if changed.is_err() {
+                    return;
+                },
+                changed = second.changed(), if follows => follows = changed.is_ok(),
+                () = both.closed() => return,
+            }
+            both.send_replace(*first.borrow_and_update() || *second.borrow_and_update());
+        }
+    });
+    either
+}
+
 /// The wire allows 255 bytes for what the operator typed; a longer list of octets is cut, not refused.
 pub fn wire(host: &HostObservation) -> v1::HostObservation {
     let mut wire = v1::HostObservation::from(host);
@@ -290,6 +323,45 @@ mod tests {
     use portolan_common::scope::{Guard, Scope};
     use uuid::Uuid;
 
+    #[tokio::test]
+    async fn a_scan_pauses_while_somebody_or_a_blackout_wants_it() {
+        let (operator, first) = watch::channel(false);
+        let (blackout, second) = watch::channel(false);
+        let mut pause = either(first, second);
+        assert!(!*pause.borrow_and_update());
+        for (of_operator, of_blackout) in [(false, true), (true, true), (true, false), (false, false)] {
+            operator.send_replace(of_operator);
+            blackout.send_replace(of_blackout);
+            let wanted = of_operator || of_blackout;
+            tokio::time::timeout(Duration::from_secs(10), pause.wait_for(|pause| *pause == wanted))
+                .await
+                .unwrap()
+                .unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_begins_in_a_blackout() {
+        let disk = Disk::default();
+        let spool = Spool::open_on(Arc::new(disk), SpoolSettings::default(), Clock::system()).unwrap();
+        let spool = Arc::new(spool);
+        let guard = Arc::new(ArcSwap::from_pointee(Guard::new(Scope::allowing(&[]))));
+        let context = EngineContext { guard, limits: Arc::new(SharedLimits::new()) };
+        let dark = watch::channel(true).1;
+        let scans = Arc::new(Scans::new(context, spool.clone(), mpsc::channel(1).0, dark));
+        scans.start(v1::StartScan {
+            scan_id: Uuid::from_u128(1).as_bytes().to_vec(),
+            targets: vec!["127.0.0.1".into()],
+            ports: "22".into(),
+            ..v1::StartScan::default()
+        });
+        spool.opened().await;
+        spool.hello();
+        assert!(spool.welcome(0, Some(u32::MAX)).await);
+        let Some(v1::record::Body::End(end)) = spool.next().await.body else { panic!("no end") };
+        assert!(end.error.contains("blackout"), "{}", end.error);
+    }
+
     /// A server that asks for more than can be refused while the disk takes nothing costs no memory.
     #[tokio::test]
     async fn refusals_that_wait_for_the_disk_are_bounded() {
@@ -300,7 +372,7 @@ mod tests {
         let spool = Arc::new(spool);
         let guard = Arc::new(ArcSwap::from_pointee(Guard::new(Scope::allowing(&[]))));
         let context = EngineContext { guard, limits: Arc::new(SharedLimits::new()) };
-        let scans = Arc::new(Scans::new(context, spool.clone(), mpsc::channel(1).0));
+        let scans = Arc::new(Scans::new(context, spool.clone(), mpsc::channel(1).0, watch::channel(false).1));
         let ask = |n: u128| v1::StartScan {
             scan_id: Uuid::from_u128(n).as_bytes().to_vec(),
             targets: vec!["nothing that can be scanned".into()],

@@ -21,7 +21,7 @@ use portolan_proto::v1;
 use runner::Runner;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Reports on their way to the spool.
@@ -34,6 +34,8 @@ const MAX_ORDERED: usize = 1 << 16;
 pub struct Orders {
     waiting: Mutex<Waiting>,
     bell: Notify,
+    /// In a blackout.
+    dark: watch::Sender<bool>,
 }
 
 /// What was ordered since it was last asked for.
@@ -69,6 +71,16 @@ impl Orders {
             waiting.run.insert(name);
         }
         self.bell.notify_one();
+    }
+
+    /// Whether a blackout keeps everything from being sent, now and whenever that changes.
+    pub fn darkness(&self) -> watch::Receiver<bool> {
+        self.dark.subscribe()
+    }
+
+    /// Says whether it does.
+    pub(super) fn darken(&self, dark: bool) {
+        self.dark.send_if_modified(|known| std::mem::replace(known, dark) != dark);
     }
 
     /// Waits until there is something. Whoever stops waiting loses nothing.

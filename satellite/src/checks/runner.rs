@@ -115,6 +115,7 @@ impl<O: Outside> Runner<O> {
         tokio::pin!(alarm);
         loop {
             let wake = self.advance();
+            orders.darken(self.dark);
             alarm.as_mut().reset(wake.into());
             let free = self.outbox.is_empty();
             tokio::select! {

@@ -443,7 +443,7 @@ mod tests {
             data,
             servers: Vec::new(),
             proxy: None,
-            scans: Arc::new(Scans::new(context, spool.clone(), sender)),
+            scans: Arc::new(Scans::new(context, spool.clone(), sender, Orders::default().darkness())),
             spool,
             progress,
             standing: Standing::default(),
