@@ -137,6 +137,9 @@ if [ $bench = yes ]; then
   step cargo bench --locked -p portolan-tests --bench fleet
   step cargo bench --locked -p portolan-tests --bench expectations
   step cargo bench --locked -p portolan-server --bench ingest
+  step cargo bench --locked -p portolan-server --bench evaluate
+  step cargo bench --locked -p portolan-policy --bench read
+  step cargo bench --locked -p portolan-satellite --bench standing
   step cargo bench --locked -p portolan-satellite --bench spool
   # Packet sockets and a firewall of its own: only root has them.
   if [ "$(id -u)" = 0 ]; then

@@ -321,7 +321,7 @@ pub struct Maintenance {
     pub window: Window,
 }
 
-/// A time in which satellites must not send anything for a check.
+/// A time in which satellites must not send anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blackout {
     /// Which satellites.
