@@ -39,6 +39,8 @@ const TICK: Duration = Duration::from_millis(500);
 const COVERAGE: Duration = Duration::from_secs(60);
 /// How many times its interval a check may take, for its evidence to count as long as that.
 const MAX_SLOWNESS: u32 = 10;
+/// What any check may take: a round over many silent ports is no matter of a second.
+const SLOW_AT_LEAST: Duration = Duration::from_secs(60);
 /// How often it is looked for blackouts, …
 const DARKNESS: SignedDuration = SignedDuration::from_secs(5);
 /// … and how long after one checks may take to be looked at again.
@@ -231,7 +233,7 @@ impl Evaluation {
     /// What satellites need from one look to the next where they cannot keep to the schedule, as far as that is believed:
     /// evidence that is ten times as old as it should be is none, whatever they say.
     fn pace_of(&self, check: &CompiledCheck, now: Timestamp) -> Duration {
-        let most = check.schedule.interval(now).saturating_mul(MAX_SLOWNESS);
+        let most = check.schedule.interval(now).saturating_mul(MAX_SLOWNESS).max(SLOW_AT_LEAST);
         self.policies.interval_needed(&check.name).min(most)
     }
 
