@@ -21,7 +21,7 @@ Examples:
 Example:
   portolan alert show 01a1f82d")]
     Show(AlertId),
-    /// Say that somebody takes care of alerts; it holds until they are resolved, and when they fire again within 15 min
+    /// Say that somebody takes care of alerts; it holds until they are resolved
     #[command(after_help = "\
 Examples:
   portolan alert ack 01a1f82d -m 'firewall team is on it'
@@ -63,14 +63,14 @@ pub struct AlertListArgs {
 #[derive(Debug, Args)]
 pub struct AlertId {
     /// The alert's id, or the beginning of it: 4 characters at least, as many as tell it from the others
-    #[arg(value_name = "ID", value_parser = values::id_of("alert"))]
+    #[arg(value_name = "ID", value_parser = values::id_of("an alert"))]
     pub id: String,
 }
 
 #[derive(Debug, Args)]
 pub struct AckArgs {
     /// The alerts' ids, or the beginnings of them: 4 characters at least
-    #[arg(value_name = "ID", required = true, value_parser = values::id_of("alert"))]
+    #[arg(value_name = "ID", required = true, value_parser = values::id_of("an alert"))]
     pub ids: Vec<String>,
     /// Why, or what is being done
     #[arg(short, long, value_name = "COMMENT", value_parser = values::comment)]

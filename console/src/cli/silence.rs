@@ -29,7 +29,7 @@ Example:
   portolan silence expire 01a1f82d")]
     Expire {
         /// The silence's id, or the beginning of it: 4 characters at least, as many as tell it from the others
-        #[arg(value_name = "ID", value_parser = values::id_of("silence"))]
+        #[arg(value_name = "ID", value_parser = values::id_of("a silence"))]
         id: String,
     },
 }

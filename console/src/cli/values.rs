@@ -141,14 +141,14 @@ pub fn matcher(text: &str) -> Result<String, String> {
     text.parse::<Matcher>().map(|_| text.to_owned()).map_err(in_words)
 }
 
-/// The id of this kind of thing or the beginning of it, as the server writes it: lower case.
+/// The id of this kind of thing (`an alert`) or the beginning of it, as the server writes it: lower case.
 pub fn id_of(kind: &'static str) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static {
     move |text| {
         let id = text.trim().to_ascii_lowercase();
         if (4..=36).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
             Ok(id)
         } else {
-            Err(format!("the id of a {kind} is made of 0-9, a-f and `-`; 4 characters of it at least"))
+            Err(format!("the id of {kind} is made of 0-9, a-f and `-`; 4 characters of it at least"))
         }
     }
 }

@@ -218,7 +218,7 @@ pub struct Alert {
     pub severity: Severity,
     /// What matchers see.
     pub labels: BTreeMap<String, String>,
-    /// Who took it on. Kept when it resolves, for when it fires again within the hold-off.
+    /// Who took it on; of what is resolved, who had. When it fires again, nobody has.
     pub acknowledged: Option<Acknowledgement>,
     /// Oldest first, at most [`MAX_COMMENTS`].
     pub comments: Vec<Comment>,
@@ -276,11 +276,10 @@ impl Alert {
         }
     }
 
-    /// Takes over what it says from one that is to stand in its place.
+    /// Fires again, with what the draft says. Whoever had taken it on did so until it resolved.
     pub(super) fn renew(&mut self, draft: Self) {
         *self = Self {
             id: self.id,
-            acknowledged: self.acknowledged.take(),
             comments: std::mem::take(&mut self.comments),
             held_back_by: std::mem::take(&mut self.held_back_by),
             fired_at: self.fired_at,

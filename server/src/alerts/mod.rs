@@ -4,7 +4,7 @@
 //!
 //! Of each subject (a port or host of a check, a satellite, a check) there is one unresolved alert at most. It fires,
 //! somebody may acknowledge it, it resolves by itself; when the same fires again within [`HOLD_OFF`] it is the same
-//! alert. Whatever holds one back (`hold`) is looked at again with every change: it stands in the list, pages nobody,
+//! alert, which nobody has acknowledged. Whatever holds one back (`hold`) is looked at again with every change: it stands in the list, pages nobody,
 //! and is `released` when the last reason is gone and it still fires.
 
 mod actions;

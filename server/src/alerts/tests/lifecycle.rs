@@ -135,6 +135,7 @@ fn it_resolves_by_itself_and_is_the_same_within_the_hold_off() {
     );
     let resolved = alerts.show(&first.id).unwrap();
     assert_eq!(resolved.status(), v1::alert::Status::Resolved);
+    assert_eq!(resolved.acknowledged_by, "ada");
     assert!(resolved.summary.ends_with("; it is as expected again"), "{}", resolved.summary);
     assert!(alerts.acknowledge(&first.id, "ada", "", at(61)).is_err());
 
@@ -142,7 +143,8 @@ fn it_resolves_by_itself_and_is_the_same_within_the_hold_off() {
     alerts.apply(&[shut(443)], at(again));
     let second = only(&alerts);
     assert_eq!(second.id, first.id);
-    assert_eq!(second.status(), v1::alert::Status::Acknowledged);
+    assert_eq!(second.status(), v1::alert::Status::Firing, "what was taken on is over");
+    assert_eq!((second.acknowledged_by.as_str(), second.acknowledged_at_ms), ("", 0));
     assert_eq!(second.comments.len(), 1);
     assert_eq!(second.transitions.len(), 3);
 
