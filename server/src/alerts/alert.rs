@@ -36,7 +36,7 @@ pub enum AlertName {
     BaselineVanished,
     /// A satellite that has checks to do is not connected.
     SatelliteOffline,
-    /// A check has had no evidence for some of its ports for long, although a satellite could bring some.
+    /// A check has had no evidence for some of its ports for long, and no alert about a satellite says why.
     CheckUnknown,
 }
 

@@ -100,8 +100,8 @@ pub struct Alerts {
 /// A check of which something is unknown.
 struct Blind {
     since: Timestamp,
-    /// Since when a satellite could have brought evidence; `None`: none could at the last look.
-    able_since: Option<Timestamp>,
+    /// Since when evidence is waited for: since then, or since one of its satellites last came.
+    awaited_since: Timestamp,
     /// How long that is not told; found out when it is needed.
     patience: Option<SignedDuration>,
 }
@@ -219,8 +219,8 @@ impl Alerts {
 
     /// The wall clock was set: what is waited for is no nearer and no further than it was.
     pub fn clock_was_set(&mut self, by: SignedDuration) {
-        for Blind { since, able_since, .. } in self.blind.values_mut() {
-            for at in std::iter::once(since).chain(able_since) {
+        for Blind { since, awaited_since, .. } in self.blind.values_mut() {
+            for at in [since, awaited_since] {
                 *at = at.saturating_add(by).unwrap_or(*at);
             }
         }

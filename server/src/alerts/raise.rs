@@ -213,9 +213,25 @@ impl Alerts {
     /// A satellite is offline since then, or online (`None`). Whoever asks has waited long enough to say so.
     pub fn satellite(&mut self, id: SatelliteId, offline_since: Option<Timestamp>, now: Timestamp) {
         let now = moment(now);
-        self.presence.insert(id, offline_since.map(moment));
+        let before = self.presence.insert(id, offline_since.map(moment));
+        if offline_since.is_none() && before != Some(None) {
+            self.await_evidence_of(id, now);
+        }
         self.review_satellite(id, now);
         self.settle(now);
+    }
+
+    /// Who comes has time to look before its checks are told to be unknown.
+    fn await_evidence_of(&mut self, id: SatelliteId, now: Timestamp) {
+        let context = &self.context;
+        for (check, blind) in &mut self.blind {
+            if context
+                .check(check)
+                .is_some_and(|check| context.vantage_points(check).any(|other| other == id))
+            {
+                blind.awaited_since = now;
+            }
+        }
     }
 
     /// Raises and ends the alert about a satellite, as it stands.
@@ -275,23 +291,16 @@ impl Alerts {
             return;
         }
         if !self.blind.contains_key(check) {
-            self.blind.insert(check.to_owned(), Blind { since: now, able_since: Some(now), patience: None });
+            self.blind.insert(check.to_owned(), Blind { since: now, awaited_since: now, patience: None });
         }
-        let Some(Blind { since, able_since, patience }) = self.blind.get_mut(check) else { return };
+        let Some(Blind { since, awaited_since, patience }) = self.blind.get_mut(check) else { return };
         let patience = *patience.get_or_insert_with(|| {
             compiled.schedule.after_runs(now, 3).duration_since(now).max(UNKNOWN_AFTER)
         });
-        if now.duration_since(*since) <= patience {
-            return;
-        }
         let since = *since;
-        let is_online = |id| self.presence.get(&id).is_some_and(Option::is_none);
-        if !context.vantage_points(compiled).any(is_online) {
-            *able_since = None;
-            return;
-        }
-        // Who comes back after an outage has time to look before it is missed.
-        if now.duration_since(*able_since.get_or_insert(now)) > patience {
+        // The alert about a satellite says why, and there is nobody to wait for where there are no satellites.
+        let is_missed = |id| self.index.open(&Subject::Satellite(id)).is_some();
+        if now.duration_since(*awaited_since) > patience && !context.vantage_points(compiled).any(is_missed) {
             let mut draft = Alert::new(AlertName::CheckUnknown, subject, since, now);
             draft.affected = unknown;
             self.raise(draft, check_transition(check, now, "no recent evidence"), now);

@@ -49,10 +49,12 @@ pub fn summary(alert: &Alert, context: &Context) -> String {
             context.name_of(*id),
             counted(alert.affected, "check")
         ),
-        Subject::Check(name) => format!(
-            "of {} of check {name} nothing {verb} known, although a satellite of it is online",
-            counted(alert.affected, "port")
-        ),
+        Subject::Check(name) => {
+            let check = context.check(name);
+            let has_satellites = check.is_none_or(|check| context.vantage_points(check).next().is_some());
+            let why = if has_satellites { "no satellite of it says anything" } else { "it has no satellite" };
+            format!("of {} of check {name} nothing {verb} known: {why}", counted(alert.affected, "port"))
+        }
         Subject::Key(key) => {
             let place = place(key, &alert.target);
             let observed = observed(alert);

@@ -47,7 +47,7 @@ fn an_unknown_check_is_told_after_three_intervals() {
     alerts.tick(counts(4), at(91));
     assert_eq!(
         only(&alerts).summary,
-        "of 4 ports of check shop nothing is known, although a satellite of it is online"
+        "of 4 ports of check shop nothing is known: no satellite of it says anything"
     );
     assert_eq!(only(&alerts).command, "portolan check show shop");
     alerts.tick(counts(0), at(92));
@@ -59,24 +59,82 @@ fn an_unknown_check_is_told_after_three_intervals() {
 }
 
 #[test]
-fn a_check_whose_satellites_are_all_away_is_no_alert_of_its_own() {
+fn a_check_whose_satellites_are_missed_is_no_alert_of_its_own() {
     let mut alerts = alerts();
-    for second in [0, 1000] {
+    alerts.tick(counts(3), at(0));
+    alerts.satellite(OFFICE, Some(at(0)), at(30));
+    alerts.satellite(DMZ, Some(at(0)), at(30));
+    for second in 31..2000 {
         alerts.tick(counts(3), at(second));
     }
-    assert!(alerts.current(&[]).is_empty(), "nobody said yet who is online");
-    alerts.satellite(OFFICE, Some(at(900)), at(1000));
-    alerts.satellite(DMZ, Some(at(900)), at(1000));
-    alerts.tick(counts(3), at(2000));
-    let names: Vec<_> = alerts.current(&[]).iter().map(|alert| alert.labels["alertname"].clone()).collect();
-    assert_eq!(names, ["SatelliteOffline", "SatelliteOffline"]);
+    assert_eq!(told(&mut alerts), ["firing SatelliteOffline", "firing SatelliteOffline"]);
+    alerts.satellite(DMZ, None, at(2000));
+    alerts.tick(counts(3), at(2200));
+    assert_eq!(told(&mut alerts), ["resolved SatelliteOffline"], "the other one is missed still");
     // Who is back has time to look.
-    alerts.satellite(OFFICE, None, at(2001));
-    alerts.tick(counts(3), at(2001));
-    alerts.tick(counts(3), at(2091));
-    told(&mut alerts);
-    alerts.tick(counts(3), at(2092));
+    alerts.satellite(OFFICE, None, at(2201));
+    alerts.tick(counts(3), at(2291));
+    assert_eq!(told(&mut alerts), ["resolved SatelliteOffline"]);
+    alerts.tick(counts(3), at(2292));
     assert_eq!(told(&mut alerts), ["firing CheckUnknown"]);
+}
+
+#[test]
+fn a_satellite_that_is_back_has_three_intervals_also_of_a_check_that_runs_rarely() {
+    let every = |hours: u64| Schedule::Every(Duration::from_secs(hours * 3600));
+    let mut alerts = with_checks(vec![CompiledCheck { schedule: every(6), ..check("shop") }]);
+    let hours = |hours: i64| at(hours * 3600);
+    alerts.satellite(OFFICE, None, hours(0));
+    alerts.satellite(OFFICE, Some(hours(0)), hours(1));
+    for hour in 1..17 {
+        alerts.tick(counts(3), hours(hour));
+    }
+    alerts.satellite(OFFICE, None, hours(17));
+    for hour in 17..=35 {
+        alerts.tick(counts(3), hours(hour));
+        // That it is online is no news.
+        alerts.satellite(OFFICE, None, hours(hour));
+    }
+    assert_eq!(told(&mut alerts), ["firing SatelliteOffline", "resolved SatelliteOffline"]);
+    alerts.tick(counts(3), hours(36));
+    assert_eq!(told(&mut alerts), ["firing CheckUnknown"]);
+}
+
+#[test]
+fn a_check_without_satellites_is_told() {
+    // Nobody ever joined; and of the other there is nobody.
+    let nobody = CompiledCheck { satellites: Vec::new(), ..check("nobody") };
+    let mut alerts = with_checks(vec![check("shop"), nobody]);
+    let all = [CheckCounts { check: "shop", unknown: 3 }, CheckCounts { check: "nobody", unknown: 3 }];
+    alerts.tick(all, at(0));
+    alerts.tick(all, at(90));
+    assert!(alerts.current(&[]).is_empty());
+    alerts.tick(all, at(91));
+    let mut told: Vec<_> =
+        alerts.current(&[]).into_iter().map(|alert| (alert.summary, alert.severity)).collect();
+    told.sort();
+    let wanted = [
+        "of 3 ports of check nobody nothing is known: it has no satellite",
+        "of 3 ports of check shop nothing is known: no satellite of it says anything",
+    ];
+    assert_eq!(told, wanted.map(|text| (text.to_owned(), "warning".to_owned())));
+}
+
+#[test]
+fn a_satellite_that_was_revoked_leaves_its_check_unknown() {
+    let mut alerts = alerts();
+    alerts.satellite(OFFICE, Some(at(0)), at(30));
+    alerts.tick(counts(3), at(31));
+    alerts.set_context(
+        Arc::new(context(vec![CompiledCheck { satellites: Vec::new(), ..check("shop") }])),
+        at(60),
+    );
+    alerts.tick(counts(3), at(60));
+    alerts.tick(counts(3), at(151));
+    assert_eq!(
+        told(&mut alerts),
+        ["firing SatelliteOffline", "resolved SatelliteOffline", "firing CheckUnknown"]
+    );
 }
 
 #[test]
@@ -94,13 +152,13 @@ fn a_clock_that_is_set_makes_nobody_wait_for_longer_or_less() {
 }
 
 #[test]
-fn an_offline_satellite_holds_back_its_checks() {
+fn an_offline_satellite_holds_back_what_was_told_of_its_checks() {
     let mut alerts = alerts();
-    alerts.satellite(OFFICE, Some(at(0)), at(0));
     alerts.satellite(DMZ, None, at(0));
     for second in [0, 100] {
         alerts.tick(counts(3), at(second));
     }
+    alerts.satellite(OFFICE, Some(at(100)), at(130));
     let unknown = &alerts.current(&["alertname=CheckUnknown".parse().unwrap()])[0];
     assert_eq!(unknown.held_back_by, ["satellite office-1"]);
     assert_eq!(firing(&alerts), 1);
