@@ -47,8 +47,9 @@ impl Alerts {
                     self.see(id, transition);
                     if let Some(alert) = self.alerts.change(&id) {
                         alert.note(told);
-                        let unknown = transition.to == State::Unknown;
-                        if std::mem::replace(&mut alert.unknown, unknown) != unknown {
+                        let how = (transition.to == State::Unknown, transition.flapping);
+                        if (alert.unknown, alert.flapping) != how {
+                            (alert.unknown, alert.flapping) = how;
                             alert.changed_at = now;
                             self.happened.push(ChangeKind::Changed, id);
                         }

@@ -59,6 +59,10 @@ pub fn summary(alert: &Alert, context: &Context) -> String {
             let place = place(key, &alert.target);
             let observed = observed(alert);
             let fault = match alert.name {
+                // Nobody who saw it is left to say what it was.
+                name if observed.is_empty() => {
+                    format!("{place} {verb} not as expected and must be {}", expected(name))
+                }
                 AlertName::HostDown => format!("{place} {verb} silent and must answer"),
                 AlertName::BaselineNew => format!("{place} {verb} {observed} and was not in the baseline"),
                 AlertName::BaselineVanished => {
@@ -175,8 +179,9 @@ pub fn transition(transition: &Transition, context: &Context) -> String {
     };
     let wrong = matches!(transition.to, State::Pending | State::Firing);
     let mut told: Vec<&Sight> = transition.sights.iter().filter(|sight| sight.mismatch == wrong).collect();
+    // A fault that is not confirmed to be over lasts although the last look found none.
+    let recovering = wrong && told.is_empty();
     if told.is_empty() {
-        // A fault that is not confirmed to be over lasts although the last look found none.
         told = transition.sights.iter().filter(|sight| !sight.stale).collect();
     }
     let seen = match transition.key.port {
@@ -193,6 +198,10 @@ pub fn transition(transition: &Transition, context: &Context) -> String {
         State::Unknown => "no recent evidence".to_owned(),
         State::Ok if seen.is_empty() => format!("as expected: {expected}"),
         State::Ok => format!("{seen}, as expected{from}"),
+        State::Pending | State::Firing if seen.is_empty() => format!("not as expected: {expected}"),
+        State::Pending | State::Firing if recovering => {
+            format!("{seen} as expected, not confirmed yet{from}")
+        }
         State::Pending | State::Firing => format!("{seen}, expected {expected}{from}"),
     };
     if transition.flapping { format!("{words}, flapping") } else { words }

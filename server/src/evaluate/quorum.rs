@@ -4,7 +4,8 @@
 //! sees a fault *confirmed* after `confirm` looks in a row, until `recover` looks in a row say the contrary.
 //!
 //! - Of `n` that count, `any` needs 1, `majority` more than half, `all` each, a number so many.
-//! - A fault begins when as many as are needed of those that count see it confirmed.
+//! - A fault begins when as many as are needed of those that count see it confirmed, and one of them sees it now: looks
+//!   that say the contrary begin none, though they do not yet confirm it.
 //! - It ends only through evidence to the contrary: when those that see it confirmed, whether they still count or not,
 //!   are fewer than are needed of themselves and those that count and see the contrary. Evidence that merely vanished
 //!   ends nothing, and neither do satellites that are gone.
@@ -35,6 +36,8 @@ pub(super) struct Count {
     unconfirmed: usize,
     /// Count, and see a fault that is confirmed.
     confirmed: usize,
+    /// Of these, have begun to see the contrary.
+    recovering: usize,
     /// Saw a fault that was confirmed, and do not count any more.
     vanished: usize,
 }
@@ -44,7 +47,10 @@ impl FromIterator<Vote> for Count {
         let mut count = Self::default();
         for vote in votes {
             match vote {
-                Vote { counts: true, confirmed: true, .. } => count.confirmed += 1,
+                Vote { counts: true, confirmed: true, mismatch } => {
+                    count.confirmed += 1;
+                    count.recovering += usize::from(!mismatch);
+                }
                 Vote { counts: true, mismatch: true, .. } => count.unconfirmed += 1,
                 Vote { counts: true, .. } => count.matching += 1,
                 Vote { confirmed: true, .. } => count.vanished += 1,
@@ -63,7 +69,7 @@ impl Count {
         }
         let confirmed = if before { self.confirmed + self.vanished } else { self.confirmed };
         let of = if before { self.matching + confirmed } else { self.fresh() };
-        confirmed >= needed(quorum, of)
+        confirmed >= needed(quorum, of) && (before || self.recovering < self.confirmed)
     }
 
     /// The state that comes of it, given whether there is a fault.
@@ -102,7 +108,7 @@ mod tests {
     /// `matching`, `unconfirmed`, `confirmed`, `vanished`, then whether there was a fault; the state that follows.
     fn state(quorum: Quorum, votes: [usize; 4], before: bool) -> State {
         let [matching, unconfirmed, confirmed, vanished] = votes;
-        let count = Count { matching, unconfirmed, confirmed, vanished };
+        let count = Count { matching, unconfirmed, confirmed, vanished, recovering: 0 };
         let fault = count.is_fault(quorum, before);
         count.state(quorum, fault)
     }
@@ -151,6 +157,17 @@ mod tests {
     fn newcomers_who_are_not_sure_end_nothing() {
         assert_eq!(state(Quorum::Majority, [1, 2, 2, 0], true), Firing);
         assert_eq!(state(Quorum::Majority, [1, 2, 2, 0], false), Pending);
+    }
+
+    #[test]
+    fn a_fault_begins_only_while_somebody_sees_it() {
+        let begins = |recovering| {
+            let count = Count { confirmed: 2, recovering, ..Count::default() };
+            count.is_fault(Quorum::All, false)
+        };
+        assert!(begins(0) && begins(1) && !begins(2));
+        let over = Count { confirmed: 1, recovering: 1, ..Count::default() };
+        assert!(over.is_fault(Quorum::Any, true), "it ends when that is confirmed");
     }
 
     #[test]

@@ -216,6 +216,30 @@ fn flapping_is_one_alert_that_says_so() {
     assert!(alert.flapping && alert.summary.ends_with("; it is flapping"), "{}", alert.summary);
     assert_eq!(alert.transitions.len(), 2);
     assert!(alert.transitions[0].words.ends_with(", flapping"));
+    // It is calm, and nobody knows how it is.
+    let calm = Transition { from: State::Firing, to: State::Unknown, ..shut(443) };
+    alerts.apply(&[calm], at(1000));
+    let alert = only(&alerts);
+    assert!(alert.unknown && !alert.flapping, "{}", alert.summary);
+}
+
+#[test]
+fn words_are_never_missing() {
+    let mut alerts = alerts();
+    // Nobody who saw it counts any more; or the last look is not confirmed.
+    let nobody = Transition { sights: Vec::new(), from: State::Unknown, ..shut(443) };
+    let back = Transition { sights: vec![sight(OFFICE, Some(PortState::Open), false)], ..shut(80) };
+    alerts.apply(&[nobody, back], at(0));
+    let told =
+        alerts.current(&[]).into_iter().map(|alert| (alert.summary, alert.transitions[0].words.clone()));
+    let wanted = [
+        ("tcp/443 on 10.99.2.10 is not as expected and must be open", "not as expected: open"),
+        (
+            "tcp/80 on 10.99.2.10 is not as expected and must be open",
+            "open as expected, not confirmed yet (from office-1)",
+        ),
+    ];
+    assert_eq!(told.collect::<Vec<_>>(), wanted.map(|(a, b)| (a.to_owned(), b.to_owned())));
 }
 
 #[test]

@@ -492,7 +492,8 @@ fn step(held: &mut Held, spec: &CheckSpec, words: &[Word], clock: Timestamp, at:
         let contrary = fresh.len() - seeing.len();
         contrary == 0 || still >= need(quorum, still + contrary)
     } else {
-        confirmed >= need(quorum, fresh.len())
+        let mismatch = |word: &&Word| word.confirmed && word.last.judgement == Judgement::Mismatch;
+        confirmed >= need(quorum, fresh.len()) && fresh.iter().copied().any(|word| mismatch(&word))
     };
     let state = if fault {
         if confirmed > 0 { State::Firing } else { State::Unknown }

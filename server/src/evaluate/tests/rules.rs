@@ -145,6 +145,48 @@ fn what_was_held_back_fires_and_resolves_in_its_own_time() {
 }
 
 #[test]
+fn a_look_that_finds_nothing_wrong_begins_no_fault() {
+    let mut stage = Stage::new([CheckSpec { recover: 2, ..check("80", "") }]);
+    stage.online(1, false);
+    assert_eq!(stage.look(1, "", "80", ""), [], "it does not count");
+    stage.online(1, true);
+    stage.wait(4 * INTERVAL);
+    assert_eq!(steps(&stage.look(1, "80", "", "")), [(80, Unknown, Pending)], "its end is not confirmed");
+    assert_eq!(steps(&stage.look(1, "80", "", "")), [(80, Pending, Ok)]);
+}
+
+#[test]
+fn flapping_that_was_seen_long_ago_ends_with_time() {
+    let mut stage = Stage::new([check("80", "")]);
+    stage.look(1, "80", "", "");
+    stage.wait(10_000);
+    let mut told = Vec::new();
+    for look in 0..8 {
+        let (open, closed) = if look % 2 == 0 { ("", "80") } else { ("80", "") };
+        told.extend(stage.see_at(1, &host(HOST, HOST, open, closed, ""), 100 + look * 60, true));
+    }
+    assert!(told.last().unwrap().flapping);
+    assert_eq!(stage.state(80), Firing);
+    let told = stage.wait(1);
+    assert_eq!((steps(&told), told[0].flapping), (vec![(80, Firing, Ok)], false), "it was calm since");
+    // As it happens, when the fault is over and when nobody knows.
+    for end in [Ok, Unknown] {
+        for look in 0..6 {
+            let (open, closed) = if look % 2 == 0 { ("", "80") } else { ("80", "") };
+            stage.look(1, open, closed, "");
+        }
+        if end == Unknown {
+            stage.look(1, "", "80", "");
+        }
+        assert_eq!(stage.state(80), Firing);
+        let told = stage.wait(15 * 60 + 1);
+        assert_eq!((steps(&told), told[0].flapping), (vec![(80, Firing, end)], false));
+        stage.look(1, "80", "", "");
+        stage.wait(3600);
+    }
+}
+
+#[test]
 fn a_fault_outlives_the_satellites_that_saw_it() {
     let mut stage = Stage::new([from([1, 2], check("80", ""))]);
     stage.look(1, "", "80", "");
