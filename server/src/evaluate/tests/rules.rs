@@ -149,8 +149,8 @@ fn a_look_that_finds_nothing_wrong_begins_no_fault() {
     let mut stage = Stage::new([CheckSpec { recover: 2, ..check("80", "") }]);
     stage.online(1, false);
     assert_eq!(stage.look(1, "", "80", ""), [], "it does not count");
-    stage.online(1, true);
-    stage.wait(4 * INTERVAL);
+    assert_eq!(stage.wait(4 * INTERVAL), []);
+    assert_eq!(stage.online(1, true), []);
     assert_eq!(steps(&stage.look(1, "80", "", "")), [(80, Unknown, Pending)], "its end is not confirmed");
     assert_eq!(steps(&stage.look(1, "80", "", "")), [(80, Pending, Ok)]);
 }
