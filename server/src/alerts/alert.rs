@@ -16,8 +16,13 @@ use uuid::Uuid;
 
 /// Comments on one alert.
 pub const MAX_COMMENTS: usize = 100;
+/// Vantage points that an alert remembers to have seen it earlier, beside those that see it.
+pub const MAX_EARLIER: usize = 100;
 /// Transitions that an alert keeps; the check's timeline has them all.
 pub const MAX_TRANSITIONS: usize = 10;
+
+/// Transitions that are less than so many milliseconds apart happen at once to whoever reads of them.
+const AT_ONCE_MS: u64 = 1000;
 
 /// The kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -238,8 +243,10 @@ pub struct Alert {
     pub changed_at: Timestamp,
     /// When and how it ended.
     pub resolved: Option<(Timestamp, Ending)>,
-    /// Who says so. Of what is resolved: who said so last.
+    /// Who says so. Of what is resolved: everyone who said so since it fired.
     pub faults: Vec<Fault>,
+    /// Who said so since it fired and does not any more, at most [`MAX_EARLIER`]; none of what is resolved.
+    pub earlier: Vec<Fault>,
     /// The evidence of all vantage points.
     pub sights: Vec<Sight>,
     /// Newest first, at most [`MAX_TRANSITIONS`].
@@ -270,6 +277,7 @@ impl Alert {
             changed_at: now,
             resolved: None,
             faults: Vec::new(),
+            earlier: Vec::new(),
             sights: Vec::new(),
             transitions: VecDeque::new(),
             affected: 0,
@@ -319,8 +327,39 @@ impl Alert {
         severity == self.severity && labels(self, severity, context) == self.labels
     }
 
+    /// Others say so now; who said so before is remembered.
+    pub(super) fn seen_by(&mut self, faults: Vec<Fault>) {
+        let before = std::mem::replace(&mut self.faults, faults);
+        let known = |list: &[Fault], satellite| list.iter().any(|fault| fault.satellite == satellite);
+        self.earlier
+            .retain(|fault| !known(&self.faults, fault.satellite) && !known(&before, fault.satellite));
+        let gone = before.into_iter().filter(|fault| !known(&self.faults, fault.satellite));
+        self.earlier.extend(gone);
+        self.earlier.truncate(MAX_EARLIER);
+    }
+
+    /// It is over: what it says, it says of everyone who ever said so.
+    pub(super) fn resolve(&mut self, at: Timestamp, ending: Ending) {
+        self.resolved = Some((at, ending));
+        (self.unknown, self.flapping) = (false, false);
+        self.faults.append(&mut self.earlier);
+        self.faults.sort_by_key(|fault| fault.satellite);
+    }
+
+    /// Whether its last transition, a moment before, says the same: that it goes on firing as it began to is no news.
+    pub(super) fn says(&self, told: &v1::Transition) -> bool {
+        told.from == told.to
+            && self.transitions.front().is_some_and(|last| {
+                let apart = told.at_ms.abs_diff(last.at_ms);
+                (last.to, &last.words) == (told.to, &told.words) && apart < AT_ONCE_MS
+            })
+    }
+
     /// Notes a transition.
     pub(super) fn note(&mut self, transition: v1::Transition) {
+        if self.says(&transition) {
+            return;
+        }
         self.transitions.push_front(transition);
         self.transitions.truncate(MAX_TRANSITIONS);
     }

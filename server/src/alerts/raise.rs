@@ -23,13 +23,16 @@ impl Alerts {
         let now = moment(now);
         for transition in transitions {
             let told = wire::transition(transition, &self.context);
-            self.timeline.push(TimelineWrite {
-                check: transition.key.check.to_string(),
-                at: transition.at,
-                value: told.encode_to_vec(),
-            });
             let subject = Subject::Key(transition.key.clone());
             let open = self.index.open(&subject);
+            let says_so = |id| self.alerts.get(&id).is_some_and(|alert| alert.says(&told));
+            if !open.is_some_and(says_so) {
+                self.timeline.push(TimelineWrite {
+                    check: transition.key.check.to_string(),
+                    at: transition.at,
+                    value: told.encode_to_vec(),
+                });
+            }
             // What happens twice in one batch is told twice, each time as it then was.
             if open.is_some_and(|open| self.happened.concerns(open)) {
                 self.settle(now);
@@ -96,7 +99,7 @@ impl Alerts {
         }
         let Some(alert) = self.alerts.change(&id) else { return };
         if others_say_so {
-            alert.faults = faults;
+            alert.seen_by(faults);
             // What is announced may not cover them.
             self.unsettled.insert(id);
         }
@@ -174,8 +177,7 @@ impl Alerts {
             return;
         };
         let mut after = before.clone();
-        after.resolved = Some((ended, ending));
-        (after.unknown, after.flapping) = (false, false);
+        after.resolve(ended, ending);
         after.changed_at = now;
         self.happened.push(ChangeKind::Resolved, id);
         self.alerts.insert(after.clone());
@@ -280,7 +282,7 @@ impl Alerts {
         if unknown == 0 || compiled.paused {
             self.blind.remove(check);
             if let Some(id) = open {
-                self.end(id, Ending::AsExpected, check_transition(check, now, "evidence is back"), now);
+                self.end(id, Ending::AsExpected, told_of_check(check, true, now), now);
             }
             return;
         }
@@ -304,7 +306,7 @@ impl Alerts {
         if now.duration_since(*awaited_since) > patience && !context.vantage_points(compiled).any(is_missed) {
             let mut draft = Alert::new(AlertName::CheckUnknown, subject, since, now);
             draft.affected = unknown;
-            self.raise(draft, check_transition(check, now, "no recent evidence"), now);
+            self.raise(draft, told_of_check(check, false, now), now);
         }
     }
 
@@ -321,10 +323,15 @@ impl Alerts {
     }
 }
 
-fn check_transition(check: &str, now: Timestamp, words: &str) -> v1::Transition {
+fn told_of_check(check: &str, known: bool, now: Timestamp) -> v1::Transition {
+    let states = (v1::CheckState::Ok.into(), v1::CheckState::Unknown.into());
+    let (from, to) = if known { (states.1, states.0) } else { states };
+    let words = if known { "evidence is back" } else { "no recent evidence" };
     v1::Transition {
         at_ms: now.as_millisecond(),
         check: check.to_owned(),
+        from,
+        to,
         words: words.to_owned(),
         ..v1::Transition::default()
     }

@@ -74,6 +74,8 @@ struct AlertRecord {
     transitions: Vec<v1::Transition>,
     #[prost(uint64, tag = "27")]
     affected: u64,
+    #[prost(message, repeated, tag = "28")]
+    earlier: Vec<FaultRecord>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -236,6 +238,7 @@ impl From<&Alert> for AlertRecord {
             sights: alert.sights.iter().map(SightRecord::from).collect(),
             transitions: alert.transitions.iter().cloned().collect(),
             affected: alert.affected,
+            earlier: alert.earlier.iter().map(FaultRecord::from).collect(),
         }
     }
 }
@@ -283,6 +286,7 @@ impl TryFrom<AlertRecord> for Alert {
             sights: record.sights.into_iter().map(Sight::try_from).collect::<Result<_, _>>()?,
             transitions: record.transitions.into(),
             affected: record.affected,
+            earlier: record.earlier.iter().map(Fault::try_from).collect::<Result<_, _>>()?,
         })
     }
 }

@@ -35,9 +35,11 @@ fn a_fault_fires_once_and_says_what_it_is() {
     ];
     assert_eq!(labels, BTreeMap::from(wanted));
     // The same again is nothing new.
-    alerts.apply(&[Transition { from: State::Firing, ..open }], at(11));
+    alerts.apply(&[Transition { from: State::Firing, ..open.clone() }], at(11));
     assert!(told(&mut alerts).is_empty());
-    assert_eq!(alerts.take_timeline().len(), 2);
+    assert_eq!(alerts.take_timeline().len(), 1, "not even to the timeline in the same second");
+    alerts.apply(&[Transition { from: State::Firing, at: at(1), ..open }], at(11));
+    assert_eq!(alerts.take_timeline().len(), 1);
 }
 
 #[test]
@@ -221,6 +223,30 @@ fn flapping_is_one_alert_that_says_so() {
     alerts.apply(&[calm], at(1000));
     let alert = only(&alerts);
     assert!(alert.unknown && !alert.flapping, "{}", alert.summary);
+}
+
+#[test]
+fn what_is_resolved_says_who_ever_saw_it() {
+    let mut alerts = alerts();
+    let by = |sights: Vec<Sight>| Transition { from: State::Firing, sights, ..shut(443) };
+    let sees = |satellite, state| sight(satellite, Some(state), true);
+    alerts.apply(&[shut(443)], at(0));
+    alerts.apply(&[by(vec![sees(OFFICE, PortState::Filtered), sees(DMZ, PortState::Closed)])], at(1));
+    alerts.apply(&[by(vec![sees(DMZ, PortState::Closed)])], at(2));
+    assert_eq!(only(&alerts).satellites, ["dmz-1"]);
+    let mut again = restarted(&mut alerts, &mut Disk::default(), at(3));
+    let id = only(&again).id;
+    again.apply(&[healed(443)], at(4));
+    let resolved = again.show(&id).unwrap();
+    assert_eq!(resolved.satellites, ["office-1", "dmz-1"]);
+    assert_eq!(
+        resolved.summary,
+        "tcp/443 on 10.99.2.10 was closed, filtered and must be open, as seen from office-1 and dmz-1; it is as expected again"
+    );
+    again.apply(&[by(vec![sees(DMZ, PortState::Closed)])], at(5));
+    assert_eq!(only(&again).satellites, ["dmz-1"], "it begins anew");
+    again.apply(&[healed(443)], at(6));
+    assert_eq!(again.show(&id).unwrap().satellites, ["dmz-1"]);
 }
 
 #[test]
