@@ -167,6 +167,13 @@ impl Registry {
         list
     }
 
+    /// Everything that was revoked or removed, in no order.
+    pub fn former(&self) -> Vec<SatelliteRecord> {
+        let records = self.records.read().unwrap_or_else(PoisonError::into_inner);
+        let is_former = |record: &&SatelliteRecord| record.revoked_at_ms != 0 || record.removed_at_ms != 0;
+        records.values().filter(is_former).cloned().collect()
+    }
+
     /// Every tenant that has, or had, a satellite.
     pub fn tenants(&self) -> Vec<String> {
         let records = self.records.read().unwrap_or_else(PoisonError::into_inner);

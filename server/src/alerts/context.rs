@@ -28,6 +28,8 @@ pub struct SatelliteName {
 pub struct Context {
     checks: BTreeMap<String, CompiledCheck>,
     satellites: BTreeMap<SatelliteId, SatelliteName>,
+    /// Names of satellites that were revoked or removed.
+    former: BTreeMap<SatelliteId, String>,
     segments: BTreeMap<String, Segment>,
     maintenance: BTreeMap<String, Maintenance>,
     /// How many checks each satellite does; paused ones do not count.
@@ -57,7 +59,12 @@ impl Context {
             }
         }
         let checks = checks.into_iter().map(|check| (check.name.clone(), check)).collect();
-        Self { checks, satellites, segments, maintenance, duties, dependents }
+        Self { checks, satellites, former: BTreeMap::new(), segments, maintenance, duties, dependents }
+    }
+
+    /// Also knows what satellites were called that were revoked or removed.
+    pub fn with_former(self, former: BTreeMap<SatelliteId, String>) -> Self {
+        Self { former, ..self }
     }
 
     /// A check of the policy in force.
@@ -75,9 +82,10 @@ impl Context {
         self.satellites.iter().map(|(id, satellite)| (*id, satellite))
     }
 
-    /// A satellite's name; its id where it is not there any more.
+    /// A satellite's name, also when it was revoked or removed; the id of one that was never there.
     pub fn name_of(&self, id: SatelliteId) -> String {
-        self.satellite(id).map_or_else(|| id.to_string(), |satellite| satellite.name.clone())
+        let name = self.satellite(id).map(|satellite| &satellite.name).or_else(|| self.former.get(&id));
+        name.map_or_else(|| id.to_string(), String::clone)
     }
 
     /// The satellites of a check.

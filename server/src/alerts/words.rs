@@ -127,8 +127,8 @@ pub fn command(alert: &Alert, context: &Context) -> String {
                 Some((protocol, port)) => PortSpec::only(protocol, PortSet::single(port)),
                 None => context.check(&key.check).map(|check| check.ports.open.clone()).unwrap_or_default(),
             };
-            let from: Vec<String> =
-                alert.faults.iter().take(NAMED).map(|fault| context.name_of(fault.satellite)).collect();
+            let there = alert.faults.iter().filter_map(|fault| context.satellite(fault.satellite));
+            let from: Vec<&str> = there.take(NAMED).map(|satellite| satellite.name.as_str()).collect();
             let scan = format!("portolan scan {} -p {ports} --from {}", key.address, from.join(","));
             let history = format!("portolan history {}", endpoint(key.address, key.port));
             // Nothing can be looked at from nowhere.

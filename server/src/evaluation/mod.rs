@@ -221,7 +221,10 @@ impl Evaluation {
         let specs = compiled.checks.iter().map(spec_of).collect();
         inner.baselines = inner.alerts.baselines_revision();
         let (checks, segments) = (compiled.checks.clone(), compiled.segments.clone());
-        let context = Context::new(checks, satellites, segments, compiled.maintenance.clone());
+        let former = self.registry.former().into_iter();
+        let former = former.filter_map(|record| Some((SatelliteId::from_slice(&record.id)?, record.name)));
+        let context = Context::new(checks, satellites, segments, compiled.maintenance.clone())
+            .with_former(former.collect());
         let mut transitions = Vec::new();
         inner.evaluator.set_checks(specs, self.clock.at(now), &mut transitions);
         // First what the evaluator ends; what is left over is expected by nobody.

@@ -50,7 +50,12 @@ fn an_unknown_check_is_told_after_three_intervals() {
         "of 4 ports of check shop nothing is known: no satellite of it says anything"
     );
     assert_eq!(only(&alerts).command, "portolan check show shop");
+    let id = only(&alerts).id;
     alerts.tick(counts(0), at(92));
+    let steps = alerts.show(&id).unwrap().transitions;
+    let steps: Vec<_> = steps.iter().map(|step| (step.from(), step.to(), step.words.as_str())).collect();
+    use v1::CheckState::{Ok, Unknown};
+    assert_eq!(steps, [(Unknown, Ok, "evidence is back"), (Ok, Unknown, "no recent evidence")]);
     assert_eq!(told(&mut alerts), ["firing CheckUnknown", "resolved CheckUnknown"]);
     // It begins anew.
     alerts.tick(counts(3), at(93));
@@ -165,4 +170,22 @@ fn an_offline_satellite_holds_back_what_was_told_of_its_checks() {
     told(&mut alerts);
     alerts.satellite(OFFICE, None, at(200));
     assert_eq!(told(&mut alerts), ["resolved SatelliteOffline", "released CheckUnknown"]);
+}
+
+#[test]
+fn a_satellite_that_was_revoked_keeps_its_name() {
+    let mut alerts = alerts();
+    let by =
+        |satellite| Transition { sights: vec![sight(satellite, Some(PortState::Closed), true)], ..shut(443) };
+    let gone = SatelliteId(Uuid::from_u128(9));
+    alerts.apply(&[by(gone)], at(0));
+    assert_eq!(only(&alerts).satellites, [gone.to_string()]);
+    let former = BTreeMap::from([(gone, "attic-1".to_owned())]);
+    alerts.set_context(Arc::new(context(vec![check("shop")]).with_former(former)), at(1));
+    let alert = only(&alerts);
+    assert_eq!(
+        (alert.satellites, alert.sights[0].satellite.as_str()),
+        (vec!["attic-1".to_owned()], "attic-1")
+    );
+    assert_eq!(alert.command, "portolan history 10.99.2.10:443", "it cannot be asked to look");
 }
