@@ -4,6 +4,7 @@ use super::machine::{Machine, Opinion};
 use super::plan::Plan;
 use super::quorum::Vote;
 use super::tally::Tally;
+use super::target::is_silence;
 use super::vantage::{Glimpse, Vantage};
 use super::{Expected, Key, Sight, State, Transition};
 use jiff::Timestamp;
@@ -68,7 +69,12 @@ impl Subject<'_> {
         if glimpse.is_none() && !confirmed {
             return None;
         }
+        let proves_nothing = |glimpse: &Glimpse| {
+            let is_silence = |(state, _)| is_silence(glimpse.judgement, state);
+            confirmed && vantage.is_silent() && glimpse.state.is_some_and(is_silence)
+        };
         let decided = glimpse.filter(|glimpse| glimpse.judgement != Judgement::Inconclusive);
+        let decided = decided.filter(|glimpse| !proves_nothing(glimpse));
         let mismatch = decided.is_some_and(|glimpse| glimpse.judgement == Judgement::Mismatch);
         let counts = decided.is_some_and(|glimpse| self.scene.is_fresh(satellite, glimpse.seen));
         let row = tally.filter(|tally| tally.confirmed || tally.judged == Judgement::Mismatch);

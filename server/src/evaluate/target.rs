@@ -89,6 +89,7 @@ impl Target {
         let Some(vantage) = self.vantage_or_new(look.satellite) else { return };
         vantage.evidence.note(judged, look.order, look.at);
         let host = vantage.note_host(plan, look, judged);
+        let is_silent = vantage.is_silent();
         self.admit(scene, judged, room);
         let (confirm, recover) = (plan.spec.confirm, plan.spec.recover);
         for Port { protocol, port, machine, .. } in &mut self.ports {
@@ -102,7 +103,9 @@ impl Target {
                 machine.tally_mut(look.satellite)
             };
             let Some(tally) = tally else { continue };
-            tally.look(seen.judgement, confirm, recover, look.at);
+            if !(is_silent && tally.confirmed && is_silence(seen.judgement, seen.state)) {
+                tally.look(seen.judgement, confirm, recover, look.at);
+            }
             if must_be_open {
                 let rtt = look.host.detail_of(*protocol, *port).map_or(0, |detail| detail.rtt_us);
                 tally.measured(if answered { rtt } else { 0 });
@@ -325,6 +328,12 @@ impl Target {
         };
         self.subject(scene, port).sights(machine)
     }
+}
+
+/// Whether it is as it should be for no other reason than that nothing answered. Of a host that is down that ends no
+/// fault.
+pub(super) fn is_silence(judgement: Judgement, state: PortState) -> bool {
+    judgement == Judgement::Match && state == PortState::Filtered
 }
 
 /// The state of what has no machine.

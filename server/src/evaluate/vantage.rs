@@ -107,6 +107,11 @@ impl Vantage {
         Some(judgement)
     }
 
+    /// Whether the host was silent to it when it last looked: silence of one of its ports proves nothing then.
+    pub(super) fn is_silent(&self) -> bool {
+        self.host.as_ref().is_some_and(|host| host.judgement == Judgement::Mismatch)
+    }
+
     /// The host itself is not looked at any more.
     pub(super) fn forget_host(&mut self) {
         self.host = None;

@@ -37,6 +37,8 @@ struct Entry {
     up: bool,
     confirm: u32,
     recover: u32,
+    /// Silence of a port when the host was silent too: it ends no fault that was confirmed.
+    moot: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -178,6 +180,7 @@ impl Reference {
                 up: host.up,
                 confirm: spec.confirm,
                 recover: spec.recover,
+                moot: false,
             };
             let mut taken = Vec::new();
             for (protocol, port) in PORTS {
@@ -220,10 +223,23 @@ impl Reference {
                 };
                 self.push((name.clone(), address, None), Entry { judgement, ..entry }, now);
             }
+            if self.is_silent((name.clone(), address, None), seen.satellite) {
+                for (protocol, port) in taken {
+                    let held = self.keys.get_mut(&(name.clone(), address, Some((protocol, port)))).unwrap();
+                    let entry = held.entries.last_mut().unwrap();
+                    entry.moot = silence(entry);
+                }
+            }
             let clock = if seen.late || now.duration_since(at) > window(&spec) { at } else { now };
             self.evaluate(&spec, address, (clock, at, seen.late), &mut out);
         }
         out
+    }
+
+    fn is_silent(&self, host: (Arc<str>, IpAddr, Port), satellite: SatelliteId) -> bool {
+        let last =
+            |held: &Held| held.entries.iter().rev().find(|entry| entry.satellite == satellite).cloned();
+        self.keys.get(&host).and_then(last).is_some_and(|entry| entry.judgement == Judgement::Mismatch)
     }
 
     /// Whether it is news.
@@ -328,8 +344,13 @@ impl Reference {
         let target = self.targets[&(spec.name.clone(), address)].0.clone();
         let ports = PORTS.into_iter().map(Some).chain([None]);
         for port in ports {
+            let seen_from = self.targets[&(spec.name.clone(), address)].1.clone();
+            let silent: BTreeSet<SatelliteId> = seen_from
+                .into_iter()
+                .filter(|from| self.is_silent((spec.name.clone(), address, None), *from))
+                .collect();
             let Some(held) = self.keys.get_mut(&(spec.name.clone(), address, port)) else { continue };
-            let words = words(held, spec, &self.offline, clock);
+            let words = words(held, spec, &self.offline, &silent, clock);
             let before = (shown(held), held.fault || held.flapping, held.flapping);
             if !before.1 && before.0 != State::Pending {
                 held.expected = expected(spec, &words, address, port);
@@ -370,7 +391,7 @@ impl Reference {
                 since: if shown(&held) == State::Ok { held.since } else { now },
                 flapping: false,
                 late: false,
-                sights: words(&held, spec, &self.offline, now).iter().map(sight).collect(),
+                sights: words(&held, spec, &self.offline, &BTreeSet::new(), now).iter().map(sight).collect(),
                 gone: true,
             });
         }
@@ -418,8 +439,20 @@ fn expected(spec: &CheckSpec, words: &[Word], address: IpAddr, port: Port) -> Ex
     Expected::Baseline { open: first == Some(Expectation::Open) }
 }
 
+/// As it should be since nothing answered.
+fn silence(entry: &Entry) -> bool {
+    let filtered = entry.state.is_some_and(|(state, _)| state == PortState::Filtered);
+    filtered && entry.judgement == Judgement::Match
+}
+
 /// From the first look of each vantage point to its last.
-fn words(held: &Held, spec: &CheckSpec, offline: &BTreeSet<SatelliteId>, clock: Timestamp) -> Vec<Word> {
+fn words(
+    held: &Held,
+    spec: &CheckSpec,
+    offline: &BTreeSet<SatelliteId>,
+    silent: &BTreeSet<SatelliteId>,
+    clock: Timestamp,
+) -> Vec<Word> {
     let word = |satellite: &SatelliteId| {
         let of: Vec<&Entry> = held.entries.iter().filter(|entry| entry.satellite == *satellite).collect();
         let last = (*of.last()?).clone();
@@ -432,8 +465,13 @@ fn words(held: &Held, spec: &CheckSpec, offline: &BTreeSet<SatelliteId>, clock: 
         let decided: Vec<&&Entry> =
             of.iter().filter(|entry| entry.judgement != Judgement::Inconclusive).collect();
         let (mut confirmed, mut in_a_row, mut fault_since) = (false, 0, since);
-        for (i, entry) in decided.iter().enumerate() {
-            in_a_row = if i > 0 && decided[i - 1].judgement == entry.judgement { in_a_row + 1 } else { 1 };
+        let mut before = None;
+        for entry in decided {
+            if entry.moot && confirmed {
+                continue;
+            }
+            in_a_row = if before == Some(entry.judgement) { in_a_row + 1 } else { 1 };
+            before = Some(entry.judgement);
             if entry.judgement == Judgement::Mismatch {
                 if in_a_row == 1 && !confirmed {
                     fault_since = entry.at;
@@ -444,7 +482,8 @@ fn words(held: &Held, spec: &CheckSpec, offline: &BTreeSet<SatelliteId>, clock: 
             }
         }
         let fresh = !offline.contains(satellite) && clock.duration_since(last.at) <= window(spec);
-        let counts = fresh && last.judgement != Judgement::Inconclusive;
+        let proves_nothing = confirmed && silence(&last) && silent.contains(satellite);
+        let counts = fresh && last.judgement != Judgement::Inconclusive && !proves_nothing;
         Some(Word { satellite: *satellite, last, since, in_a_row, confirmed, fault_since, counts })
     };
     let all: BTreeSet<SatelliteId> = held.entries.iter().map(|entry| entry.satellite).collect();

@@ -334,6 +334,30 @@ fn a_host_that_is_down_is_told_once_beside_its_ports() {
 }
 
 #[test]
+fn the_silence_of_a_host_that_is_down_ends_no_fault() {
+    let mut spec = CheckSpec { recover: 2, ..check("80,443", "23") };
+    spec.ports.blocked = ports("3306");
+    let mut stage = Stage::new([spec]);
+    assert_eq!(stage.look(1, "80,443,23,3306", "", "").len(), 2);
+    let told = stage.look(1, "", "", "80,443,23,3306");
+    let down = [
+        (23, Firing, Unknown),
+        (80, Ok, Firing),
+        (443, Ok, Firing),
+        (3306, Firing, Unknown),
+        (0, Ok, Firing),
+    ];
+    assert_eq!(steps(&told), down);
+    for _ in 0..3 {
+        assert_eq!(stage.look(1, "", "", "80,443,23,3306"), []);
+    }
+    stage.look(1, "80,443", "23", "3306");
+    let told = stage.look(1, "80,443", "23", "3306");
+    let back = [(23, Firing, Ok), (80, Firing, Ok), (443, Firing, Ok), (3306, Firing, Ok), (0, Firing, Ok)];
+    assert_eq!(steps(&told), back, "it answers, and that port does not");
+}
+
+#[test]
 fn silence_of_one_port_is_not_that_of_the_host() {
     let mut stage = Stage::new([check("80,443", "23")]);
     stage.look(1, "80,443", "23", "");
