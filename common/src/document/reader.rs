@@ -140,6 +140,11 @@ impl<'a> Reader<'a> {
         self.mistake(narrowed.unwrap_or(span), flaw);
     }
 
+    /// Hides a value of the file in every report.
+    pub fn hide(&self, span: Range<usize>) {
+        self.sink.mistakes.borrow_mut().hide(span);
+    }
+
     /// A string.
     pub fn string(&mut self, key: &'static str) -> Option<At<String>> {
         let value = self.raw(key)?;

@@ -28,7 +28,7 @@ pub struct Mistake {
 pub struct Mistakes {
     /// The file's name, as it is to be printed.
     pub file_name: String,
-    /// The file's text.
+    /// The file's text, without what is hidden in it.
     pub source: String,
     /// What is wrong with it, in the order of the file; at most [`MAX_MISTAKES`].
     pub mistakes: Vec<Mistake>,
@@ -71,6 +71,22 @@ impl Mistakes {
         let mistake = Mistake { line, column, span: start..end, message: flaw.message, hint: flaw.hint };
         let place = self.mistakes.partition_point(|other| other.span.start <= start);
         self.mistakes.insert(place, mistake);
+    }
+
+    /// Puts asterisks in the place of some bytes of the file's text, but for quotes at both ends.
+    pub fn hide(&mut self, span: Range<usize>) {
+        let span = self.boundary(span.start)..self.boundary(span.end);
+        let Some(text) = self.source.get(span.clone()) else { return };
+        let quoted = |c: char| matches!(c, '"' | '\'');
+        let inside = text.trim_start_matches(quoted);
+        let from = span.start + text.len() - inside.len();
+        let hidden: String = inside
+            .trim_end_matches(quoted)
+            .chars()
+            // No byte moves, so that every place stays where it is.
+            .map(|c| if c == '\n' { "\n".to_owned() } else { "*".repeat(c.len_utf8()) })
+            .collect();
+        self.source.replace_range(from..from + hidden.len(), &hidden);
     }
 
     /// The line, counted from 1, that a byte of the file stands on.

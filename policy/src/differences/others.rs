@@ -107,13 +107,30 @@ pub(super) fn flow_changed(old: &Flow, new: &Flow) -> Words {
     words
 }
 
+/// Without the paths of its URLs, which may be secrets.
 pub(super) fn receiver_said(receiver: &Receiver) -> String {
-    format!("{} {}", receiver.kind, receiver.text)
+    let mut said = String::new();
+    for (i, part) in receiver.text.split("://").enumerate() {
+        if i == 0 {
+            said.push_str(part);
+            continue;
+        }
+        let end = part.find(['"', '\'', ' ']).unwrap_or(part.len());
+        let (url, after) = part.split_at(end);
+        let host = url.find(['/', '?', '#']).map_or(url, |at| url.split_at(at).0);
+        let cut = if host.len() + 1 < url.len() { "/…" } else { url.split_at(host.len()).1 };
+        said.push_str(&format!("://{host}{cut}{after}"));
+    }
+    format!("{} {said}", receiver.kind)
 }
 
 pub(super) fn receiver_changed(old: &Receiver, new: &Receiver) -> Words {
     let mut words = Words::default();
-    words.instead("", old, new, receiver_said);
+    let (before, after) = (receiver_said(old), receiver_said(new));
+    match old != new && before == after {
+        true => words.say(format!("{after} with another path in a URL")),
+        false => words.instead("", &before, &after, Clone::clone),
+    }
     words
 }
 

@@ -133,3 +133,21 @@ fn routes_are_what_they_say() {
     let moved = said(&with(&[a, b]), &with(&[b, a]));
     assert_eq!(moved, "Change route : in another order, which decides who is told");
 }
+
+/// A URL may be a secret, whatever the host.
+#[test]
+fn paths_of_urls_are_not_told() {
+    let with = |path: &str| {
+        let url = format!("https://chat.example.com/{path}");
+        format!(
+            "[[receiver]]\nname = \"a\"\nwebhook = {{ url = \"{url}\", format = \"slack\" }}\n[[route]]\nto = [\"a\"]\n"
+        )
+    };
+    let told = "webhook { format = \"slack\", url = \"https://chat.example.com/…\" }";
+    let begun = said("", &with("geheim"));
+    assert!(begun.contains(told), "{begun}");
+    assert_eq!(
+        said(&with("geheim"), &with("geheim-2")),
+        format!("Change receiver a: {told} with another path in a URL")
+    );
+}

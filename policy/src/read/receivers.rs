@@ -60,7 +60,17 @@ fn receiver(table: &mut Reader<'_>) -> Receiver {
 }
 
 fn webhook(table: &mut Reader<'_>) {
-    table.require(&["url"]);
+    // Many a webhook's URL is a secret by itself.
+    match ["url", "url_file", "url_env"].into_iter().filter(|key| table.has(key)).count() {
+        0 => table.require(&["url"]),
+        1 => {}
+        _ => table.mistake(
+            table.span(),
+            Flaw::new("the webhook's URL is given more than once").hint("one of url, url_file, url_env"),
+        ),
+    }
+    table.string("url_file");
+    table.string("url_env");
     table.parse_with("url", |text| url(text, &["http", "https"], "such as https://chat.example.com/hook"));
     one_of(table, "format", &WEBHOOK_FORMATS);
     table.string_map("headers");
