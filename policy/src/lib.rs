@@ -7,6 +7,7 @@
 mod assigned;
 mod atlas;
 pub mod compile;
+mod contradictions;
 pub mod differences;
 mod extent;
 pub mod inactive;

@@ -3,6 +3,7 @@
 use crate::assigned::{Assigned, Group, PROBE, busiest};
 use crate::atlas::Atlas;
 use crate::compile::SatelliteFacts;
+use crate::contradictions::contradictions;
 use crate::extent::Extent;
 use crate::load::per_second;
 use crate::model::From;
@@ -38,7 +39,7 @@ pub struct Warning {
 }
 
 impl Warning {
-    fn new(kind: &'static str, subject: &str, message: String) -> Self {
+    pub(crate) fn new(kind: &'static str, subject: &str, message: String) -> Self {
         Self {
             kind,
             subject: subject.to_owned(),
@@ -59,6 +60,7 @@ pub fn warnings(policy: &Policy, world: &World, now: Timestamp) -> Vec<Warning> 
     all.sort_by(|a: &Warning, b| a.subject.cmp(&b.subject));
     of_vantage_points(policy, world, &mut all);
     of_checks(policy, &assigned, &mut all);
+    contradictions(&assigned, &mut all);
     of_routes(policy, &mut all);
     let omitted = all.len().saturating_sub(MAX_WARNINGS);
     if omitted > 0 {

@@ -159,6 +159,38 @@ fn targets_in_no_segment_and_udp_that_nobody_can_decide() {
 }
 
 #[test]
+fn checks_that_contradict_each_other() {
+    let both = world([satellite("office-1", "office"), satellite("dmz-1", "dmz")]);
+    let shop =
+        check("shop", "segment:office", "\"10.99.2.10-10.99.2.20\", \"a.internal\"", "open = \"80,443\"");
+    let of = |rest: &str| said(&(shop.clone() + rest), &both);
+    let other = |from: &str, targets: &str, ports: &str| check("audit", from, targets, ports);
+    let all = of(&other("*", "\"10.99.2.8/29\", \"10.99.2.16/29\"", "closed = \"22,443\"\nblocked = \"80\""));
+    let told = "check shop expects that 80,443 is open at 10.99.2.10-10.99.2.20, and check audit that it is not, both \
+                from satellite office-1: one of them will fire; take it out of one";
+    assert_eq!(all, [("contradiction", "audit".to_owned(), told.to_owned())]);
+    let all = of(&other("segment:office", "\"a.internal\"", "closed = \"1-100\""));
+    assert!(all[0].2.contains("80 is open at a.internal"), "{all:#?}");
+    for fine in [
+        other("segment:dmz", "\"10.99.2.10\"", "closed = \"443\""),
+        other("*", "\"10.99.2.9\"", "closed = \"443\""),
+        other("*", "\"10.99.2.10\"", "closed = \"22\"\nopen = \"80\""),
+    ] {
+        assert_eq!(of(&fine), [], "{fine}");
+    }
+}
+
+/// The work is bounded, however many checks look at the same.
+#[test]
+fn thousands_of_checks_of_the_same_addresses() {
+    let text: String = (0..4000)
+        .map(|n| check(&format!("c{n}"), "*", "\"10.99.2.1,3,5,7\"", "open = \"80\"\nevery = \"30d\""))
+        .collect();
+    let all = said(&text, &world([satellite("office-1", "office")]));
+    assert_eq!(all, []);
+}
+
+#[test]
 fn what_no_route_takes() {
     let text = "[[receiver]]\nname = \"a\"\nslack = {}\n[[route]]\nmatch = { team = \"a\" }\nto = [\"a\"]\n";
     assert_eq!(only(text, &World::default()).0, "unrouted");
