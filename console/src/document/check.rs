@@ -82,6 +82,15 @@ pub struct RefusalDocument<'a> {
 pub struct CheckDetails<'a> {
     #[serde(flatten)]
     pub check: CheckDocument<'a>,
+    /// Observations in a row that make a fault, and those that end one; null: the server is too old to say.
+    pub confirm: Option<u32>,
+    pub recover: Option<u32>,
+    /// By what is expected: how many vantage points it takes, how bad a fault is.
+    pub quorum: BTreeMap<&'a str, &'a str>,
+    pub severity: BTreeMap<&'a str, &'a str>,
+    pub depend_on: &'a [String],
+    /// It watches against a baseline, and none was taken.
+    pub baseline_missing: bool,
     /// What is not ok first, then what must be open; at most 1,000.
     pub ports: Vec<PortDocument<'a>>,
     pub ports_omitted: u64,
@@ -202,6 +211,12 @@ impl<'a> CheckDetails<'a> {
     pub fn new(check: &'a v1::Check, answer: &'a v1::GetCheckResponse) -> Result<Self, WireError> {
         Ok(Self {
             check: CheckDocument::from(check),
+            confirm: (check.confirm != 0).then_some(check.confirm),
+            recover: (check.recover != 0).then_some(check.recover),
+            quorum: sorted(&check.quorum),
+            severity: sorted(&check.severity),
+            depend_on: &check.depend_on,
+            baseline_missing: check.baseline_missing,
             ports: answer.ports.iter().map(PortDocument::try_from).collect::<Result<_, _>>()?,
             ports_omitted: answer.ports_dropped,
             timeline: answer.timeline.iter().map(TransitionDocument::try_from).collect::<Result<_, _>>()?,

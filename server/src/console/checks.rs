@@ -6,6 +6,7 @@ use crate::evaluate::Standing;
 use crate::policies::{CHECKS, PolicyError};
 use jiff::Timestamp;
 use portolan_common::addresses::{AddressRange, AddressSet};
+use portolan_common::expectation::ExpectedPorts;
 use portolan_common::ids::SatelliteId;
 use portolan_policy::model::{Check, From as Vantage, TargetSource};
 use portolan_policy::{CompiledCheck, Policy};
@@ -278,7 +279,38 @@ fn describe(
         paused_at_ms: paused.map_or(0, |paused| paused.at_ms),
         held_back_by: summary.held_back_by,
         since_at_ms: summary.since_at_ms,
+        confirm: wanted.map_or(0, |wanted| wanted.confirm),
+        recover: wanted.map_or(0, |wanted| wanted.recover),
+        quorum: wanted.map(|wanted| quorum(wanted, &check.ports)).unwrap_or_default(),
+        severity: wanted.map(|wanted| severity(wanted, &check.ports)).unwrap_or_default(),
+        depend_on: wanted.map(|wanted| wanted.depend_on.clone()).unwrap_or_default(),
+        baseline_missing: !check.ports.watch.is_empty()
+            && service.evaluation.read(|alerts, _| alerts.baseline(&check.name).is_err()),
     }
+}
+
+/// Of what is expected at all.
+fn quorum(check: &Check, ports: &ExpectedPorts) -> HashMap<String, String> {
+    let of = &check.quorum;
+    let all = [
+        ("open", &ports.open, of.open),
+        ("closed", &ports.closed, of.closed),
+        ("blocked", &ports.blocked, of.blocked),
+    ];
+    let expected = all.into_iter().filter(|(_, ports, _)| !ports.is_empty());
+    expected.map(|(word, _, quorum)| (word.to_owned(), quorum.to_string())).collect()
+}
+
+/// Of what is expected at all.
+fn severity(check: &Check, ports: &ExpectedPorts) -> HashMap<String, String> {
+    let of = &check.severity;
+    let all = [
+        ("open", &ports.open, of.open),
+        ("closed", &ports.closed, of.closed),
+        ("blocked", &ports.blocked, of.blocked),
+    ];
+    let expected = all.into_iter().filter(|(_, ports, _)| !ports.is_empty());
+    expected.map(|(word, _, severity)| (word.to_owned(), severity.as_str().to_owned())).collect()
 }
 
 fn vantage(

@@ -8,6 +8,7 @@ use crate::output::columns::{Cell, Columns, facts};
 use crate::output::paint::styles;
 use crate::output::text::{count, grouped, id_length, length, printable, short_id};
 use crate::output::time;
+use std::collections::BTreeMap;
 
 /// A line each.
 pub fn list(checks: &[CheckDocument<'_>], view: &View) -> String {
@@ -120,7 +121,19 @@ pub fn show(details: &CheckDetails<'_>, view: &View) -> String {
         ("Closed", if check.exclusive { "every other TCP port".to_owned() } else { text(check.closed) }),
         ("Blocked", text(check.blocked)),
         ("Watched", text(check.watch)),
+        (
+            "Baseline",
+            match details.baseline_missing {
+                true => format!("no baseline: portolan baseline take {}", printable(check.name)),
+                false => String::new(),
+            },
+        ),
         ("Schedule", text(check.schedule)),
+        ("Confirm", in_a_row(details.confirm)),
+        ("Recover", in_a_row(details.recover)),
+        ("Quorum", by_expectation(&details.quorum)),
+        ("Severity", by_expectation(&details.severity)),
+        ("Depends on", words(details.depend_on)),
         ("Tenant", if check.tenant == "default" { String::new() } else { text(check.tenant) }),
         ("Labels", labels.join(", ")),
         (
@@ -137,10 +150,28 @@ pub fn show(details: &CheckDetails<'_>, view: &View) -> String {
     page.push_str(&ports("Not as expected", &faulty, true, view));
     page.push_str(&ports("As expected", &fine, false, view));
     if details.ports_omitted > 0 {
-        page.push_str(&format!("  and {}\n", count(details.ports_omitted, "more port")));
+        // What is not as expected comes first.
+        let are = match (fine.is_empty(), details.ports_omitted) {
+            (true, _) => "",
+            (false, 1) => " is as expected",
+            (false, _) => " are as expected",
+        };
+        page.push_str(&format!("  and {}{are}\n", count(details.ports_omitted, "more port")));
     }
     page.push_str(&timeline("Timeline", &details.timeline, true, view));
     page
+}
+
+fn in_a_row(observations: Option<u32>) -> String {
+    observations.map(|n| format!("{} in a row", count(n.into(), "observation"))).unwrap_or_default()
+}
+
+/// `open majority, closed any`.
+fn by_expectation(words: &BTreeMap<&str, &str>) -> String {
+    // In the order of a policy.
+    let known = ["open", "closed", "blocked"];
+    let words = known.into_iter().filter_map(|of| Some(format!("{of} {}", printable(words.get(of)?))));
+    words.collect::<Vec<_>>().join(", ")
 }
 
 fn vantage_points(vantage_points: &[VantageDocument<'_>], view: &View) -> String {

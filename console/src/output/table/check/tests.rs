@@ -52,13 +52,41 @@ Not as expected
 As expected
   PORT                EXPECTED  SEEN FROM          STATE  SINCE   LOOKED   ROUND TRIPS  LAST / USUAL
   10.99.2.10 443/tcp  open      office-1 (office)  open   1d ago  12s ago  ▄▅▄█▄        0.41 ms / 0.41 ms
-  and 12 more ports
+  and 12 more ports are as expected
 
 Timeline
   AT                            PORT               FROM        TO       WHAT WAS SEEN
   2026-05-01 11:49:00  11m ago  10.99.2.10 23/tcp  pending  →  firing   open, expected closed (from office-1)
   2026-05-01 11:48:00  12m ago  10.99.2.10 23/tcp  ok       →  pending  open, expected closed (from office-1)
 ");
+}
+
+#[test]
+fn how_it_judges_is_said() {
+    let words =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+    let wire = v1::Check {
+        watch: "-".into(),
+        confirm: 2,
+        recover: 1,
+        quorum: words(&[("closed", "any"), ("open", "majority")]),
+        severity: words(&[("closed", "critical"), ("open", "warning")]),
+        depend_on: vec!["router".into()],
+        baseline_missing: true,
+        ..check()
+    };
+    let page = show(&CheckDetails::new(&wire, &v1::GetCheckResponse::default()).unwrap(), &View::fixed());
+    let told = "\
+Watched       -
+Baseline      no baseline: portolan baseline take shop-front
+Schedule      30s
+Confirm       2 observations in a row
+Recover       1 observation in a row
+Quorum        open majority, closed any
+Severity      open warning, closed critical
+Depends on    router
+";
+    assert!(page.contains(told), "{page}");
 }
 
 #[test]
