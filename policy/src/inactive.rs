@@ -14,6 +14,11 @@ pub struct Inactive {
     pub why: &'static str,
 }
 
+/// Whether nothing acts upon things of this kind, as differences call it.
+pub fn is_inactive(kind: &str) -> bool {
+    matches!(kind, "service" | "segmentation" | "flow" | "receiver" | "route")
+}
+
 /// All of them, in the order of a policy file.
 pub fn inactive(policy: &Policy) -> Vec<Inactive> {
     let mut all = Vec::new();

@@ -10,10 +10,14 @@ use crate::output::columns::{Cell, Columns};
 use crate::output::paint::{Paint, styles};
 use crate::output::text::{count, grouped, printable};
 use portolan_common::document::Mistakes;
+use portolan_policy::inactive::is_inactive;
 use std::collections::BTreeMap;
 
 /// How many warnings of a kind, inactive parts or pairs are listed; the others are counted.
 const MAX_LISTED: usize = 20;
+
+/// How much of a change the history shows, in characters.
+const MAX_CHANGE: usize = 20;
 
 /// Whether differences are still to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,10 @@ pub fn differences(differences: &[DifferenceDocument<'_>], tense: Tense, view: &
     }
     let mut columns = Columns::new(["", "", "", ""]).indented(2);
     for difference in differences {
+        let words = match is_inactive(difference.kind) {
+            true => format!("{} (kept, not acted upon yet)", printable(difference.words)),
+            false => printable(difference.words).into_owned(),
+        };
         let (word, style) = match (difference.change, tense) {
             ("start", Tense::Would) => ("would start", styles::GOOD),
             ("start", Tense::Did) => ("started", styles::GOOD),
@@ -76,7 +84,7 @@ pub fn differences(differences: &[DifferenceDocument<'_>], tense: Tense, view: &
             Cell::new(word, style),
             Cell::plain(printable(difference.kind)),
             Cell::new(printable(difference.name), styles::TITLE),
-            Cell::plain(printable(difference.words)),
+            Cell::plain(words),
         ]);
     }
     // The headings are empty.
@@ -147,10 +155,13 @@ fn load(load: &LoadDocument<'_>, tense: Tense, view: &View) -> String {
         page.push_str(&format!("  and {more} more\n"));
     }
     page.push_str(&format!(
-        "  The busiest path is from {} to {}: {:.1} probes a second.\n",
+        "  The busiest path is from {} to {}: {} probes a second.\n",
         printable(busiest.satellite),
         printable(busiest.network),
-        busiest.probes_per_second
+        match busiest.probes_per_second {
+            rate if rate < 0.1 => "less than 0.1".to_owned(),
+            rate => format!("{rate:.1}"),
+        }
     ));
     page
 }
@@ -186,14 +197,23 @@ pub fn history(versions: &[VersionDocument<'_>], view: &View) -> String {
             Cell::quiet(ago(version.applied_at, view)),
             Cell::plain(printable(version.author)),
             Cell::plain(match (version.changes, changes) {
-                ([only], 1) => printable(only).into_owned(),
-                ([first, ..], n) => format!("{}, and {} more", printable(first), grouped(n - 1)),
+                ([only], 1) => cut(only),
+                ([first, ..], n) => format!("{}, and {} more", cut(first), grouped(n - 1)),
                 ([], _) => "none".to_owned(),
             }),
             Cell::plain(printable(message.trim_end())),
         ]);
     }
     columns.render(view.paint)
+}
+
+/// A change so far as it leaves room beside it on a line of 80 columns.
+fn cut(change: &str) -> String {
+    let change = printable(change);
+    match change.char_indices().nth(MAX_CHANGE) {
+        Some((end, _)) => format!("{}…", change.split_at(end).0.trim_end()),
+        None => change.into_owned(),
+    }
 }
 
 /// The files as they were applied, under comments: what comes out can be applied again.

@@ -41,6 +41,26 @@ It would send
 }
 
 #[test]
+fn what_is_not_acted_upon_is_marked() {
+    let difference = |kind: &str| v1::PolicyDifference {
+        change: v1::policy_difference::Change::Start.into(),
+        kind: kind.into(),
+        name: "a".into(),
+        words: "webhook {}".into(),
+    };
+    let busiest = v1::PathLoad { probes_per_second: 0.04, ..Default::default() };
+    let wire = v1::PolicyReport {
+        differences: vec![difference("receiver"), difference("blackout")],
+        load: Some(v1::PolicyLoad { pairs: vec![], busiest: Some(busiest) }),
+        ..Default::default()
+    };
+    let page = page(&wire, Tense::Would);
+    assert!(page.contains("receiver  a  webhook {} (kept, not acted upon yet)\n"), "{page}");
+    assert!(page.contains("blackout  a  webhook {}\n"), "{page}");
+    assert!(page.contains(": less than 0.1 probes a second."), "{page}");
+}
+
+#[test]
 fn nothing_to_say_is_short() {
     let wire = v1::PolicyReport::default();
     assert_eq!(page(&wire, Tense::Would), "\nNothing would change.\n\nIt would send\n  nothing\n");
@@ -91,9 +111,9 @@ fn versions_have_a_line_each() {
     let wire = [back, version(), v1::PolicyVersion { changes: vec![], message: String::new(), ..version() }];
     let documents: Vec<_> = wire.iter().map(VersionDocument::from).collect();
     assert_eq!(history(&documents, &View::fixed()), "\
-VERSION  APPLIED                      AUTHOR  CHANGES                             MESSAGE
-13       2026-05-01 10:00:00  2h ago  ada     stop check x                        back to version 11. NET-112: payment API
-12       2026-05-01 10:00:00  2h ago  ada     start check shop-front, and 1 more  NET-112: payment API
+VERSION  APPLIED                      AUTHOR  CHANGES                            MESSAGE
+13       2026-05-01 10:00:00  2h ago  ada     stop check x                       back to version 11. NET-112: payment API
+12       2026-05-01 10:00:00  2h ago  ada     start check shop-fro…, and 1 more  NET-112: payment API
 12       2026-05-01 10:00:00  2h ago  ada     none
 ");
 }
