@@ -86,6 +86,8 @@ pub struct EventDocument<'a> {
     pub kind: &'a str,
     /// Null with `ready` and `missed`.
     pub alert: Option<AlertDocument<'a>>,
+    /// What was noted down, with `commented`; otherwise null.
+    pub comment: Option<CommentDocument<'a>>,
 }
 
 impl<'a> TryFrom<&'a v1::Alert> for AlertDocument<'a> {
@@ -127,17 +129,12 @@ impl<'a> TryFrom<&'a v1::Alert> for AlertDetails<'a> {
     type Error = WireError;
 
     fn try_from(alert: &'a v1::Alert) -> Result<Self, WireError> {
-        let comment = |comment: &'a v1::AlertComment| CommentDocument {
-            at: time::from_wire(comment.at_ms),
-            author: &comment.author,
-            text: &comment.text,
-        };
         Ok(Self {
             alert: AlertDocument::try_from(alert)?,
             fingerprint: &alert.fingerprint,
             fired_at: time::from_wire(alert.fired_at_ms),
             acknowledged_at: time::from_wire(alert.acknowledged_at_ms),
-            comments: alert.comments.iter().map(comment).collect(),
+            comments: alert.comments.iter().map(CommentDocument::from).collect(),
             transitions: alert
                 .transitions
                 .iter()
@@ -151,6 +148,12 @@ impl<'a> TryFrom<&'a v1::Alert> for AlertDetails<'a> {
     }
 }
 
+impl<'a> From<&'a v1::AlertComment> for CommentDocument<'a> {
+    fn from(comment: &'a v1::AlertComment) -> Self {
+        Self { at: time::from_wire(comment.at_ms), author: &comment.author, text: &comment.text }
+    }
+}
+
 impl<'a> TryFrom<&'a v1::AlertEvent> for EventDocument<'a> {
     type Error = WireError;
 
@@ -159,6 +162,12 @@ impl<'a> TryFrom<&'a v1::AlertEvent> for EventDocument<'a> {
             at: time::from_wire(event.at_ms),
             kind: &event.kind,
             alert: event.alert.as_ref().map(AlertDocument::try_from).transpose()?,
+            comment: event
+                .alert
+                .as_ref()
+                .filter(|_| event.kind == "commented")
+                .and_then(|alert| alert.comments.last())
+                .map(CommentDocument::from),
         })
     }
 }
@@ -353,7 +362,7 @@ mod tests {
         let ready = v1::AlertEvent { kind: "ready".into(), alert: None, at_ms: 1_000 };
         assert_eq!(
             serde_json::to_value(EventDocument::try_from(&ready).unwrap()).unwrap(),
-            json!({"at": "1970-01-01T00:00:01Z", "kind": "ready", "alert": null})
+            json!({"at": "1970-01-01T00:00:01Z", "kind": "ready", "alert": null, "comment": null})
         );
     }
 

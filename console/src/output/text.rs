@@ -23,6 +23,12 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     }))
 }
 
+/// Text of several lines on one, printable.
+pub fn one_line(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    printable(&lines.join(" ")).into_owned()
+}
+
 /// Control characters, the invisible ones that change direction, join or tag (Unicode's Cf, as far as it matters), and
 /// the two that XML 1.0 has no place for.
 pub fn is_dangerous(c: char) -> bool {
@@ -200,6 +206,7 @@ mod tests {
         assert_eq!(printable("büro"), "büro");
         assert_eq!(printable("a\u{1b}[31mb\r\n\u{9b}"), "a\\u{1b}[31mb\\u{d}\\u{a}\\u{9b}");
         assert_eq!(printable("a\u{202e}txt"), "a\\u{202e}txt");
+        assert_eq!(one_line("power cut\r\n\n  in hall 2\u{1b}\n"), "power cut in hall 2\\u{1b}");
     }
 
     #[test]

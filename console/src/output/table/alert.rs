@@ -6,7 +6,7 @@ use crate::document::evidence::subject;
 use crate::output::View;
 use crate::output::columns::{Cell, Columns, facts};
 use crate::output::paint::styles;
-use crate::output::text::{id_length, printable, short_id};
+use crate::output::text::{id_length, one_line, printable, short_id};
 use crate::output::time;
 use anstyle::Style;
 
@@ -117,7 +117,7 @@ pub fn show(details: &AlertDetails<'_>, view: &View) -> String {
         .iter()
         .map(|comment| {
             let at = comment.at.map(|at| time::local(at, &view.zone)).unwrap_or_default();
-            format!("  {at}  {}: {}\n", printable(comment.author), printable(comment.text))
+            format!("  {at}  {}: {}\n", printable(comment.author), one_line(comment.text))
         })
         .collect();
     page.push_str(&section("Comments", &comments, view));
@@ -153,8 +153,15 @@ pub fn event(event: &EventDocument<'_>, view: &View) -> String {
         notes if notes.is_empty() => String::new(),
         notes => format!("; {}", notes.join(", ")),
     };
+    let comment = match &event.comment {
+        Some(comment) => {
+            let first = comment.text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+            format!("; {}: {}", printable(comment.author), printable(first))
+        }
+        None => String::new(),
+    };
     format!(
-        "{at}  {}  {}  {}{notes}  [{}]\n",
+        "{at}  {}  {}  {}{comment}{notes}  [{}]\n",
         view.paint.apply(style, &kind),
         view.paint.apply(severity_style(alert.severity), &severity),
         printable(alert.summary),
@@ -261,6 +268,13 @@ Comments
             line("acknowledged", Some(offline())),
             "2026-05-01 12:00:00  acknowledged  critical  satellite pci-1 is offline: 3 checks cannot look from there; acknowledged by ada, held back by maintenance patch night, evidence too old  [01a1f7ff-249c-74b9]\n"
         );
+        let comment = v1::AlertComment {
+            author: "bob".into(),
+            text: "\nthe breaker is out\nsee NET-7".into(),
+            ..Default::default()
+        };
+        let commented = v1::Alert { comments: vec![comment], ..alert() };
+        assert!(line("commented", Some(commented)).contains("from office-1; bob: the breaker is out  [01a1"));
         assert_eq!(line("ready", None), "2026-05-01 12:00:00  ready\n");
         let hostile = v1::Alert { summary: "\u{1b}[2J\n".into(), ..alert() };
         assert!(!line("firing", Some(hostile)).trim_end().chars().any(char::is_control));
