@@ -18,6 +18,8 @@ Examples:
     Open(OpenArgs),
     /// End a change: look again, and show how it was before and how it is after
     #[command(after_help = "\
+Exit code 3 while a check is still violated by a port of the change.
+
 Example:
   portolan change close CHG31337")]
     Close {

@@ -1,5 +1,6 @@
 //! `portolan change list -o json`: a list of announced changes.
 
+use super::alert::AlertDocument;
 use super::ports::{PortDocument, PortRun};
 use super::{Row, cell, non_empty};
 use crate::cli::Expected;
@@ -23,17 +24,60 @@ pub struct ChangeDocument<'a> {
     pub expectations: Vec<ExpectationDocument>,
 }
 
-/// What a change was announced to do, and how that was and is.
+/// What a change was announced to do, and what it did.
 #[derive(Serialize)]
 pub struct ExpectationDocument {
     #[serde(flatten)]
     pub expected: ExpectedDocument,
-    /// Ports as they were when the change was opened.
+    // Only what closes a change knows both.
+    #[serde(flatten)]
+    pub sides: Option<SidesDocument>,
+}
+
+/// Ports before and after a change.
+#[derive(Serialize)]
+pub struct SidesDocument {
+    /// As they were when the change was opened.
     #[serde(serialize_with = "port_by_port")]
     pub before: Vec<PortRun>,
-    /// Ports as they were when it was closed; empty while it is open.
+    /// As they were when it was closed.
     #[serde(serialize_with = "port_by_port")]
     pub after: Vec<PortRun>,
+}
+
+/// `change close`.
+#[derive(Serialize)]
+pub struct ClosedDocument<'a> {
+    #[serde(flatten)]
+    pub change: ChangeDocument<'a>,
+    /// Alerts about the ports of the change that are not resolved.
+    pub violations: Vec<AlertDocument<'a>>,
+}
+
+impl<'a> ClosedDocument<'a> {
+    /// From the server's answers.
+    ///
+    /// # Errors
+    /// A message that breaks the wire contract.
+    pub fn new(change: &'a v1::ExpectedChange, violations: &'a [v1::Alert]) -> Result<Self, WireError> {
+        let mut document = ChangeDocument::try_from(change)?;
+        for (expectation, wire) in document.expectations.iter_mut().zip(&change.expectations) {
+            expectation.sides = Some(SidesDocument::try_from(wire)?);
+        }
+        let violations = violations.iter().map(AlertDocument::try_from).collect::<Result<_, _>>()?;
+        Ok(Self { change: document, violations })
+    }
+}
+
+impl TryFrom<&v1::ChangeExpectation> for SidesDocument {
+    type Error = WireError;
+
+    fn try_from(wire: &v1::ChangeExpectation) -> Result<Self, WireError> {
+        let runs = |records: &[v1::PortRecord]| {
+            records.iter().cloned().map(PortRun::try_from).collect::<Result<_, _>>()
+        };
+        Ok(Self { before: runs(&wire.before)?, after: runs(&wire.after)? })
+    }
 }
 
 /// The fields of what was typed.
@@ -80,9 +124,6 @@ impl TryFrom<&v1::ChangeExpectation> for ExpectationDocument {
     type Error = WireError;
 
     fn try_from(wire: &v1::ChangeExpectation) -> Result<Self, WireError> {
-        let runs = |records: &[v1::PortRecord]| {
-            records.iter().cloned().map(PortRun::try_from).collect::<Result<_, _>>()
-        };
         let expected = Expected {
             from: wire.from.clone(),
             target: wire.target.clone(),
@@ -90,11 +131,7 @@ impl TryFrom<&v1::ChangeExpectation> for ExpectationDocument {
             ports: wire.ports.clone(),
             state: wire.state().try_into()?,
         };
-        Ok(Self {
-            expected: ExpectedDocument(expected),
-            before: runs(&wire.before)?,
-            after: runs(&wire.after)?,
-        })
+        Ok(Self { expected: ExpectedDocument(expected), sides: None })
     }
 }
 
@@ -171,7 +208,11 @@ pub mod tests {
         let document = ChangeDocument::try_from(&wire).unwrap();
         assert_eq!(document.cells().len(), ChangeDocument::HEADER.len());
         assert_eq!(document.cells()[6], "office->10.99.2.10:8443-8444 open");
-        let json = serde_json::to_value(&document).unwrap();
+        let listed = serde_json::to_value(&document).unwrap();
+        assert_eq!((listed["expectations"][0].get("before"), listed.get("violations")), (None, None));
+        let alerts = [crate::document::alert::fixture::alert()];
+        let json = serde_json::to_value(ClosedDocument::new(&wire, &alerts).unwrap()).unwrap();
+        assert_eq!(json["violations"][0]["check"], "shop-front");
         assert_eq!(json["closed_at"], "2026-05-01T12:00:00Z");
         let expectation = &json["expectations"][0];
         for (key, value) in [

@@ -2,7 +2,7 @@
 
 use crate::cli::Global;
 use crate::commands::converse;
-use crate::document::change::ChangeDocument;
+use crate::document::change::ClosedDocument;
 use crate::errors::{ConsoleError, Exit};
 use crate::output::structured::write_one;
 use crate::output::text::printable;
@@ -10,6 +10,7 @@ use crate::output::{Format, View, print, table, warn};
 use crate::session::{self, Client, ask};
 use portolan_common::addresses::parse_network;
 use portolan_common::ports::PortSpec;
+use portolan_proto::convert::address_from_wire;
 use portolan_proto::v1::{self, satellite::Status as Standing, scan_event::Event};
 use std::io::Write as _;
 use tonic::Status;
@@ -21,21 +22,28 @@ const MAX_AGAIN: u128 = 1 << 18;
 /// Does what was typed.
 pub fn run(name: &str, global: &Global) -> Result<Exit, ConsoleError> {
     let format = global.format(Format::ONE, "change close")?;
-    let (change, gaps) = converse(async |_| {
+    let (change, gaps, violations) = converse(async |_| {
         let mut client = session::open(&global.context).await?;
         close(&mut client, name).await
     })?;
-    let document = ChangeDocument::try_from(&change)?;
+    let document = ClosedDocument::new(&change, &violations)?;
     print(|out| match format {
         Format::Table => out.write_all(table::change::closed(&document, &View::of_stdout()).as_bytes()),
         format => write_one(out, format, &document),
     })?;
     gaps.iter().for_each(|text| warn(text));
-    Ok(if gaps.is_empty() { Exit::Done } else { Exit::Partial })
+    Ok(match (violations.is_empty(), gaps.is_empty()) {
+        (false, _) => Exit::Violated,
+        (true, false) => Exit::Partial,
+        (true, true) => Exit::Done,
+    })
 }
 
-/// Looks and closes; the second of the pair says where nobody could look.
-async fn close(client: &mut Client, name: &str) -> Result<(v1::ExpectedChange, Vec<String>), ConsoleError> {
+/// Looks and closes; gives also where nobody could look, and the alerts that its ports leave behind.
+async fn close(
+    client: &mut Client,
+    name: &str,
+) -> Result<(v1::ExpectedChange, Vec<String>, Vec<v1::Alert>), ConsoleError> {
     let failed = || ConsoleError::call(format!("close change `{name}`"));
     let request = v1::ListExpectedChangesRequest { closed: false };
     let open = client.list_expected_changes(ask(request)).await.map_err(failed())?.into_inner().changes;
@@ -71,7 +79,33 @@ async fn close(client: &mut Client, name: &str) -> Result<(v1::ExpectedChange, V
     }
     let request = v1::CloseChangeRequest { name: name.to_owned() };
     let closed = client.close_change(ask(request)).await.map_err(failed())?.into_inner();
-    Ok((closed, gaps))
+    let mut alerts = match client.list_alerts(ask(v1::ListAlertsRequest::default())).await {
+        Ok(alerts) => alerts.into_inner().alerts,
+        // It is closed, whatever else cannot be said.
+        Err(status) => {
+            gaps.push(ConsoleError::call("list the alerts that it leaves behind")(status).to_string());
+            Vec::new()
+        }
+    };
+    alerts.retain(|alert| closed.expectations.iter().any(|expectation| is_about(alert, expectation)));
+    Ok((closed, gaps, alerts))
+}
+
+/// Whether a check is violated by a port that the change was announced for.
+fn is_about(alert: &v1::Alert, expectation: &v1::ChangeExpectation) -> bool {
+    let (Ok(address), Ok(network), Ok(ports), Ok(port)) = (
+        address_from_wire(&alert.address),
+        parse_network(&expectation.target),
+        expectation.ports.parse::<PortSpec>(),
+        u16::try_from(alert.port),
+    ) else {
+        return false;
+    };
+    // The ports are written without a protocol's letter.
+    !alert.check.is_empty()
+        && network.contains(&address)
+        && alert.protocol() == expectation.protocol()
+        && ports.tcp.contains(port)
 }
 
 /// The satellites that are meant and can look now.
@@ -135,6 +169,7 @@ fn gap(end: &v1::SatelliteEnd) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::document::alert::fixture::alert;
     use crate::document::change::tests::change;
     use crate::fake::{Fake, answer, connect, feed};
     use crate::scan_result::fixture::{end, event, finished};
@@ -180,6 +215,11 @@ mod tests {
                 closes.lock().unwrap().push(format!("close {}", request.name));
                 Ok(change())
             }),
+            list_alerts: answer(|request: v1::ListAlertsRequest| {
+                assert!(!request.firing && request.resolved_since_at_ms == 0);
+                let about = |port| v1::Alert { port, ..alert() };
+                Ok(v1::ListAlertsResponse { alerts: vec![about(8442), about(8443), about(0)] })
+            }),
             ..Fake::default()
         }
     }
@@ -191,7 +231,10 @@ mod tests {
     ) -> (Result<Vec<String>, ConsoleError>, Vec<String>) {
         let calls = Arc::default();
         let mut client = connect(&Arc::new(server(froms, complete, &calls))).await;
-        let gaps = close(&mut client, name).await.map(|(_, gaps)| gaps);
+        let gaps = close(&mut client, name).await.map(|(_, gaps, violations)| {
+            assert_eq!(violations.iter().map(|alert| alert.port).collect::<Vec<_>>(), [8443]);
+            gaps
+        });
         let calls = calls.lock().unwrap().clone();
         (gaps, calls)
     }

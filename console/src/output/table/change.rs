@@ -1,7 +1,7 @@
 //! Announced changes for people: the list, and before and after side by side.
 
 use super::evidence::when;
-use crate::document::change::{ChangeDocument, ExpectationDocument};
+use crate::document::change::{ChangeDocument, ClosedDocument, ExpectationDocument};
 use crate::document::ports::PortRun;
 use crate::output::View;
 use crate::output::columns::{Cell, Columns};
@@ -56,12 +56,19 @@ pub fn opened(change: &ChangeDocument<'_>, view: &View) -> String {
 }
 
 /// How it was and how it is.
-pub fn closed(change: &ChangeDocument<'_>, view: &View) -> String {
-    let mut page = format!("Change {} is closed.\n", printable(change.name));
-    for expectation in &change.expectations {
+pub fn closed(closed: &ClosedDocument<'_>, view: &View) -> String {
+    let mut page = format!("Change {} is closed.\n", printable(closed.change.name));
+    for expectation in &closed.change.expectations {
         let title = printable(&expectation.expected.0.to_string()).into_owned();
         page.push_str(&format!("\n{}\n", view.paint.apply(styles::TITLE, &title)));
         page.push_str(&side_by_side(expectation, view));
+    }
+    if !closed.violations.is_empty() {
+        page.push('\n');
+    }
+    for alert in &closed.violations {
+        let check = printable(alert.check.unwrap_or_default());
+        page.push_str(&format!("still violates check {check}: alert {}\n", printable(alert.id)));
     }
     page
 }
@@ -70,7 +77,9 @@ pub fn closed(change: &ChangeDocument<'_>, view: &View) -> String {
 type Rows<'a> = BTreeMap<(IpAddr, &'a str, Option<PortState>, Option<PortState>), Vec<u16>>;
 
 fn side_by_side(expectation: &ExpectationDocument, view: &View) -> String {
-    let (before, after) = (states(&expectation.before), states(&expectation.after));
+    let (before, after) = expectation.sides.as_ref().map_or((&[][..], &[][..]), |s| (&s.before, &s.after));
+    let seen_after = after;
+    let (before, after) = (states(before), states(after));
     let mut rows = Rows::new();
     for key in before.keys().chain(after.keys()).collect::<BTreeSet<_>>() {
         let (address, satellite, port) = *key;
@@ -89,8 +98,7 @@ fn side_by_side(expectation: &ExpectationDocument, view: &View) -> String {
             None => Cell::quiet("not known"),
         };
         let is_met = after == Some(expected.state);
-        let looked =
-            expectation.after.iter().filter(|run| run.address == address && run.satellite == satellite);
+        let looked = seen_after.iter().filter(|run| run.address == address && run.satellite == satellite);
         let looked = looked.map(|run| run.last_seen).min();
         columns.row([
             Cell::plain(address.to_string()),
@@ -150,7 +158,10 @@ CHG31337  open   1h ago  in 1h  ada     office->10.99.2.10:8443-8444 open  new p
     fn before_and_after_stand_side_by_side() {
         let wire = change();
         assert_eq!(
-            closed(&ChangeDocument::try_from(&wire).unwrap(), &View::fixed()),
+            closed(
+                &ClosedDocument::new(&wire, &[crate::document::alert::fixture::alert()]).unwrap(),
+                &View::fixed()
+            ),
             "\
 Change CHG31337 is closed.
 
@@ -159,6 +170,8 @@ office->10.99.2.10:8443-8444 open
   10.99.2.10  8443-8444/tcp (2 ports)  office-1   closed  open    now     as expected
   10.99.2.10  8443/tcp                 office-2   closed  open    now     as expected
   10.99.2.10  8444/tcp                 office-2   closed  closed  now     not as expected
+
+still violates check shop-front: alert 01a1f82d-c1f4-72f9-8fcd-2e760e5281d2
 "
         );
     }
