@@ -20,7 +20,7 @@ use std::time::Duration;
 pub use alert::{AckArgs, AlertCommand, AlertListArgs, CommentArgs, WatchArgs};
 pub use baseline::{AcceptArgs, BaselineCommand};
 pub use change::{ChangeCommand, ChangesArgs, OpenArgs};
-pub use check::CheckCommand;
+pub use check::{CheckCommand, CheckListArgs};
 pub use expectation::Expected;
 pub use policy::{ApplyArgs, ExportArgs, PolicyCheckArgs, PolicyCommand, RollbackArgs};
 pub use silence::{SilenceArgs, SilenceCommand};

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 pub enum CheckCommand {
     /// The checks of the policy in force, and how they are
     #[command(after_help = "\
-With --firing: exit code 3 while it lists any.
+With --firing or --not-ok: exit code 3 while it lists any.
 
 Examples:
   portolan check list
@@ -45,6 +45,9 @@ pub struct CheckListArgs {
     /// Only those that fire
     #[arg(long)]
     pub firing: bool,
+    /// Only those that are not ok: firing, pending, unknown
+    #[arg(long, conflicts_with = "firing")]
+    pub not_ok: bool,
 }
 
 #[derive(Debug, Args)]

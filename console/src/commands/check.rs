@@ -4,7 +4,7 @@ mod run;
 
 use super::alert::exit_of_list;
 use super::ask_once;
-use crate::cli::{CheckCommand, Global};
+use crate::cli::{CheckCommand, CheckListArgs, Global};
 use crate::document::check::{CheckDetails, CheckDocument, PausedDocument};
 use crate::errors::{ConsoleError, Exit};
 use crate::output::structured::{write_list, write_one};
@@ -17,7 +17,7 @@ use tonic::Status;
 /// Does what was typed.
 pub fn run(command: &CheckCommand, global: &Global) -> Result<Exit, ConsoleError> {
     match command {
-        CheckCommand::List(args) => list(args.firing, global),
+        CheckCommand::List(args) => list(args, global),
         CheckCommand::Show(check) => show(&check.name, global),
         CheckCommand::Run(args) => run::run(&args.check.name, args.no_wait, global),
         CheckCommand::Pause(check) => pause(&check.name, true, global),
@@ -25,28 +25,33 @@ pub fn run(command: &CheckCommand, global: &Global) -> Result<Exit, ConsoleError
     }
 }
 
-fn list(firing: bool, global: &Global) -> Result<Exit, ConsoleError> {
+fn list(args: &CheckListArgs, global: &Global) -> Result<Exit, ConsoleError> {
     let format = global.format(Format::LIST, "check list")?;
     let answer = ask_once(global, "list the checks", async |client| {
         client.list_checks(ask(v1::ListChecksRequest {})).await
     })?;
     let documents = answer.checks.iter().map(CheckDocument::from);
-    let documents: Vec<_> = documents.filter(|check| !firing || check.state == "firing").collect();
+    let documents: Vec<_> = documents.filter(|check| is_listed(args, check.state)).collect();
     let listed = documents.len();
     print(|out| match format {
-        Format::Table if documents.is_empty() => writeln!(out, "{}", nothing(firing, answer.policy_version)),
+        Format::Table if documents.is_empty() => writeln!(out, "{}", nothing(args, answer.policy_version)),
         Format::Table => out.write_all(table::check::list(&documents, &View::of_stdout()).as_bytes()),
         format => write_list(out, format, documents.into_iter()),
     })?;
-    Ok(exit_of_list(firing, listed))
+    Ok(exit_of_list(args.firing || args.not_ok, listed))
+}
+
+fn is_listed(args: &CheckListArgs, state: &str) -> bool {
+    (!args.firing || state == "firing") && (!args.not_ok || state != "ok")
 }
 
 /// An empty list in words.
-fn nothing(firing: bool, policy_version: u64) -> &'static str {
-    match (policy_version, firing) {
-        (0, _) => "There is no policy yet: portolan policy apply FILE",
-        (_, true) => "No check fires.",
-        (_, false) => "The policy in force has no checks.",
+fn nothing(args: &CheckListArgs, policy_version: u64) -> &'static str {
+    match (policy_version, args.firing, args.not_ok) {
+        (0, ..) => "There is no policy yet: portolan policy apply FILE",
+        (_, true, _) => "No check fires.",
+        (_, _, true) => "Every check is ok.",
+        _ => "The policy in force has no checks.",
     }
 }
 
