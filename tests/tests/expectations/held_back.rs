@@ -149,7 +149,9 @@ fn an_announced_change_pages_nobody_and_anything_else_does() {
         let listed = place.ask(&["change", "list"]);
         assert_eq!(listed[0]["name"], "CHG31337");
         assert!(place.firing().is_empty());
-        let closed = place.ask(&["change", "close", "CHG31337"]);
+        // What was announced and stays is what the check forbids.
+        let closing = place.console(&["change", "close", "CHG31337", "-o", "json"]);
+        let closed = closing.code_is(3).json();
         let states = |key: &str| -> Vec<String> {
             let ports = closed["expectations"][0][key].as_array().unwrap().iter();
             ports.filter(|port| port["port"] == 8443).map(|port| text(port, "state")).collect()
